@@ -1,0 +1,162 @@
+// Loads the native addon and types its whole surface. Handles are opaque and type-tagged: a wrong or disposed one is a
+// thrown IFError. Commands run in order on the queue of their device, off the event loop.
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { IFError } from './errors.js';
+
+declare const handle: unique symbol;
+interface Handle<Name extends string> {
+  readonly [handle]: Name;
+}
+export type TensorHandle = Handle<'Tensor'>;
+export type GeneratorHandle = Handle<'TorchGenerator'>;
+export type UNetHandle = Handle<'UNet'>;
+export type T5Handle = Handle<'T5Encoder'>;
+export type ConditioningHandle = Handle<'Conditioning'>;
+export type CancelToken = Handle<'CancelToken'>;
+
+/** Arithmetic type of a model. float16 is a storage format on the CPU. */
+export type DType = 'f32' | 'bf16';
+
+export interface TensorInfo {
+  shape: number[];
+  dtype: 'f32' | 'bf16' | 'f16' | 'i32' | 'i64' | 'u8';
+  device: string;
+  bytes: number;
+}
+
+/** From the meta backend: bytes that stay, the largest sum of other tensors during one step, and its work. */
+export interface MemoryPlan {
+  weightBytes: number;
+  activationBytes: number;
+  /** 2 × multiply-adds of one step. */
+  flops: number;
+}
+
+/** Coefficients of one DDPM step; see native/ops/types.h (DdpmStep) for the equations and lib/diffusion/ddpm.ts. */
+export interface DdpmStep {
+  sampleScale: number;
+  outputScale: number;
+  threshold: 'none' | 'clip' | 'dynamic';
+  clipRange: number;
+  ratio: number;
+  maxValue: number;
+  x0Coef: number;
+  xCoef: number;
+  addNoise: boolean;
+  variance: 'fixed' | 'learned_range' | 'learned';
+  sigma: number;
+  minLog: number;
+  maxLog: number;
+}
+
+export interface Addon {
+  abi(): number;
+  setErrorClass(errorClass: new (code: never, message: string) => Error): void;
+
+  cpuInfo(): { isa: string; supported: string[]; cores: number };
+  cudaInfo(): { built: boolean; devices: { name: string; memory: number }[]; reason: string };
+  /** Threads of a device's queue; 0 = available cores. Throws while the queue has commands. */
+  setThreads(device: string, threads: number): void;
+  getThreads(device: string): number;
+  memory(device: string): { current: number; peak: number; cached: number };
+  releaseCached(device: string): void;
+
+  cancelToken(): CancelToken;
+  cancel(token: CancelToken): void;
+  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle): void;
+
+  tensorFromFloat32(data: Float32Array, shape: number[], device: string): TensorHandle;
+  tensorToFloat32(tensor: TensorHandle, cancel?: CancelToken | null): Promise<Float32Array>;
+  tensorInfo(tensor: TensorHandle): TensorInfo;
+  /** (N, C, H, W) float32 → (N, H, W, C), and back as the values in NCHW order. */
+  imageToTensor(nchw: TensorHandle, cancel?: CancelToken | null): Promise<TensorHandle>;
+  tensorToImage(nhwc: TensorHandle, cancel?: CancelToken | null): Promise<Float32Array>;
+  generatorCreate(seed: bigint): GeneratorHandle;
+  /** torch.randn of [N, C, H, W] on the CPU generator, as an NHWC tensor. */
+  randn(generator: GeneratorHandle, nchw: number[], device: string, cancel?: CancelToken | null): Promise<TensorHandle>;
+  bilinear(nhwc: TensorHandle, height: number, width: number, cancel?: CancelToken | null): Promise<TensorHandle>;
+  /** a·x + b·z. */
+  axpby(a: number, x: TensorHandle, b: number, z: TensorHandle, cancel?: CancelToken | null): Promise<TensorHandle>;
+  allFinite(x: TensorHandle, cancel?: CancelToken | null): Promise<boolean>;
+
+  /** Writes the tensors in `dtype`, atomically. */
+  safetensorsSave(path: string, names: string[], tensors: TensorHandle[], dtype: DType, metadata: [string, string][], cancel?: CancelToken | null): Promise<void>;
+  /** Every tensor of a file, as float32. */
+  safetensorsLoad(path: string, cancel?: CancelToken | null): Promise<Record<string, TensorHandle>>;
+
+  unetCreate(config: string, dtype: DType, device: string): Promise<UNetHandle>;
+  unetLoad(unet: UNetHandle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  /** Random weights, for benchmarks. */
+  unetLoadRandom(unet: UNetHandle, cancel?: CancelToken | null): Promise<void>;
+  unetInfo(unet: UNetHandle): { parameters: number; weightBytes: number };
+  /** text, pooledText: (B, T, encoder_hid_dim) float32; pooledText null = text. */
+  unetPrepare(unet: UNetHandle, text: TensorHandle, pooledText: TensorHandle | null, cancel?: CancelToken | null): Promise<ConditioningHandle>;
+  /** x (B, H, W, C) float32 → (B, H, W, out_channels) float32. */
+  unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
+  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean): Promise<MemoryPlan>;
+
+  t5Create(config: string, dtype: DType, device: string): Promise<T5Handle>;
+  t5Load(t5: T5Handle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  t5LoadRandom(t5: T5Handle, cancel?: CancelToken | null): Promise<void>;
+  t5Info(t5: T5Handle): { parameters: number; weightBytes: number };
+  /** ids, mask: batch × T int32 → (B, T, d_model) float32. */
+  t5Forward(t5: T5Handle, ids: Int32Array, mask: Int32Array, batch: number, cancel?: CancelToken | null): Promise<TensorHandle>;
+  planT5(config: string, dtype: DType, batch: number, tokens: number): Promise<MemoryPlan>;
+
+  /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
+  benchLinear(m: number, n: number, k: number, dtype: DType, runs: number): Promise<number[]>;
+  /** Seconds of each run of a 3×3 convolution, stride 1, padding 1. */
+  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, runs: number): Promise<number[]>;
+
+  /** One sampler step of a batch; cond with twice the pictures' texts (unconditional first) means guidance. */
+  denoiseStep(input: {
+    unet: UNetHandle;
+    cond: ConditioningHandle;
+    x: TensorHandle;
+    lowRes: TensorHandle | null;
+    timestep: number;
+    noiseLevel: number;
+    guidance: number;
+    step: DdpmStep;
+    generator: GeneratorHandle;
+  }, cancel?: CancelToken | null): Promise<{ x: TensorHandle; x0: TensorHandle; flops: number }>;
+}
+
+const ABI = 1;
+
+function loadAddon(): Addon {
+  const require = createRequire(import.meta.url);
+  // lib/ and dist/ are both one level below the package root
+  const root = fileURLToPath(new URL('..', import.meta.url));
+  let loaded: Addon;
+  try {
+    loaded = (require('node-gyp-build') as (dir: string) => Addon)(root);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message.split('\n')[0] : String(error);
+    throw new IFError('NOT_BUILT', `the native addon could not be loaded (${reason}); run \`npm run build:native\` in ${root}`, { cause: error });
+  }
+  const abi = typeof loaded.abi === 'function' ? loaded.abi() : undefined;
+  if (abi !== ABI) throw new IFError('NOT_BUILT', `the native addon is of another version (ABI ${abi}, expected ${ABI}); run \`npm run build:native\` in ${root}`);
+  loaded.setErrorClass(IFError as never);
+  return loaded;
+}
+
+export const addon: Addon = loadAddon();
+
+/**
+ * Runs `command` with a cancel token that follows `signal`. A cancelled command takes effect between two ops.
+ * @throws IFError `CANCELLED` at once when the signal has fired already
+ */
+export async function withSignal<T>(signal: AbortSignal | undefined, command: (token: CancelToken | null) => Promise<T>): Promise<T> {
+  if (!signal) return command(null);
+  if (signal.aborted) throw new IFError('CANCELLED', 'the operation was cancelled');
+  const token = addon.cancelToken();
+  const onAbort = (): void => addon.cancel(token);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await command(token);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

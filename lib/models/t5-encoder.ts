@@ -1,0 +1,62 @@
+import { addon, withSignal, type DType, type MemoryPlan, type T5Handle } from '../addon.js';
+import { Tensor } from '../tensor.js';
+import type { T5Config } from './t5-config.js';
+import type { LoadOptions } from './unet.js';
+
+/** A T5 v1.1 encoder in memory. */
+export class T5Encoder {
+  readonly handle: T5Handle;
+  readonly config: T5Config;
+  private constructor(handle: T5Handle, config: T5Config) {
+    this.handle = handle;
+    this.config = config;
+  }
+
+  /**
+   * Makes the encoder and fills it from safetensors files.
+   * @throws IFError `WEIGHTS` with every missing, unexpected and misshapen tensor; `FILE_FORMAT`, `OUT_OF_MEMORY`, `CANCELLED`
+   */
+  static async load(config: T5Config, files: string[], options: LoadOptions): Promise<T5Encoder> {
+    const t5 = await T5Encoder.create(config, options);
+    try {
+      await withSignal(options.signal, (token) => addon.t5Load(t5.handle, files, options.onProgress ?? null, token));
+    } catch (error) {
+      t5.dispose();
+      throw error;
+    }
+    return t5;
+  }
+
+  /** An encoder with random weights, for benchmarks. */
+  static async random(config: T5Config, options: LoadOptions): Promise<T5Encoder> {
+    const t5 = await T5Encoder.create(config, options);
+    await withSignal(options.signal, (token) => addon.t5LoadRandom(t5.handle, token));
+    return t5;
+  }
+
+  private static async create(config: T5Config, options: LoadOptions): Promise<T5Encoder> {
+    return new T5Encoder(await addon.t5Create(JSON.stringify(config), options.dtype, options.device), config);
+  }
+
+  static plan(config: T5Config, dtype: DType, batch: number, tokens: number): Promise<MemoryPlan> {
+    return addon.planT5(JSON.stringify(config), dtype, batch, tokens);
+  }
+
+  get info(): { parameters: number; weightBytes: number } {
+    return addon.t5Info(this.handle);
+  }
+
+  /**
+   * The last hidden state, after the final norm.
+   * @param ids batch × T token ids, row-major
+   * @param mask 1 for a token, 0 for padding (such keys are ignored)
+   * @returns (batch, T, dModel) float32
+   */
+  async forward(ids: Int32Array, mask: Int32Array, batch: number, signal?: AbortSignal): Promise<Tensor> {
+    return new Tensor(await withSignal(signal, (token) => addon.t5Forward(this.handle, ids, mask, batch, token)));
+  }
+
+  dispose(): void {
+    addon.dispose(this.handle);
+  }
+}

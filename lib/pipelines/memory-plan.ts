@@ -1,0 +1,58 @@
+import { readFileSync } from 'node:fs';
+import os from 'node:os';
+import type { DType } from '../addon.js';
+import { IFError } from '../errors.js';
+import type { T5Config } from '../models/config.js';
+import { T5Encoder } from '../models/t5-encoder.js';
+import { PROMPT_TOKENS } from '../text/prompt-embeddings.js';
+import type { Stage } from './stage.js';
+
+/** One component is resident at a time: the peak of a cascade is its largest entry. */
+export type CascadePlan = { component: string; weightBytes: number; activationBytes: number }[];
+
+// Node, the addon, scratch of the kernels, page tables.
+const OVERHEAD_BYTES = 300e6;
+
+/** What every component needs, from the meta backend; nothing is loaded. */
+export async function planCascade(
+  t5: T5Config,
+  stages: { stage: Stage; batch: number; height: number; width: number; guided: boolean }[],
+  dtype: DType,
+): Promise<CascadePlan> {
+  const encoder = await T5Encoder.plan(t5, dtype, 2, PROMPT_TOKENS);
+  const plan: CascadePlan = [{ component: 'text_encoder', weightBytes: encoder.weightBytes, activationBytes: encoder.activationBytes }];
+  for (const [i, { stage, batch, height, width, guided }] of stages.entries()) {
+    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided);
+    plan.push({ component: `stage${i + 1}`, weightBytes, activationBytes });
+  }
+  return plan;
+}
+
+/** @throws IFError `OUT_OF_MEMORY` when a component needs more than this machine has free. */
+export function checkPlan(plan: CascadePlan, dtype: DType): void {
+  const available = availableMemory();
+  for (const { component, weightBytes, activationBytes } of plan) {
+    const needed = weightBytes + activationBytes + OVERHEAD_BYTES;
+    if (!(needed <= available)) {
+      const remedy = dtype === 'f32' ? 'use --dtype bf16, fewer pictures or a smaller size' : 'use fewer pictures or a smaller size';
+      throw new IFError('OUT_OF_MEMORY', `${component} needs ${gigabytes(needed)} (weights ${gigabytes(weightBytes)}, activations ${gigabytes(activationBytes)} in ${dtype}), ${gigabytes(available)} are available: ${remedy}`);
+    }
+  }
+}
+
+/** Bytes that this process can still take: MemAvailable on Linux, bounded by the cgroup's limit. */
+export function availableMemory(): number {
+  let available = os.freemem();
+  try {
+    const match = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'));
+    if (match) available = Number(match[1]) * 1024;
+  } catch {
+    // not Linux: os.freemem is what there is
+  }
+  const limit = process.constrainedMemory();
+  return limit > 0 && limit < os.totalmem() ? Math.min(available, limit - process.memoryUsage.rss()) : available;
+}
+
+export function gigabytes(bytes: number): string {
+  return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(0)} MB`;
+}

@@ -1,0 +1,149 @@
+import { readdir } from 'node:fs/promises';
+import path from 'node:path';
+import { IFError } from '../errors.js';
+import { ioError } from '../files.js';
+import { describeJson, isJsonObject, readJson } from '../models/json.js';
+import { parseModelIndex, STAGE_CLASSES, type ModelIndex, type StageKind } from '../models/model-index.js';
+
+export type Component = 'unet' | 'text_encoder';
+export type WeightsVariant = 'fp16' | 'bf16';
+
+/** The tensor files of one component. */
+export interface WeightFiles {
+  /** Absolute paths, sorted. */
+  files: string[];
+  /** For sharded weights: tensor name → the absolute path of its file. */
+  index?: Map<string, string>;
+  /** The variant that was found. */
+  variant: WeightsVariant | undefined;
+}
+
+/** A pipeline folder that holds one stage of the cascade. All paths are absolute. */
+export interface StageFolder {
+  dir: string;
+  kind: StageKind;
+  modelIndex: ModelIndex;
+  unet: string;
+  scheduler: string;
+  /** Absent when model_index.json has none, or the folder was not downloaded. */
+  textEncoder?: string;
+  /** As textEncoder. */
+  tokenizer?: string;
+  /** Super-resolution stages only: the scheduler that noises the low-resolution picture. */
+  imageNoisingScheduler?: string;
+}
+
+// diffusers utils/constants.py, transformers utils/__init__.py
+const BASE_NAME: Record<Component, string> = { unet: 'diffusion_pytorch_model', text_encoder: 'model' };
+const VARIANTS: (WeightsVariant | undefined)[] = [undefined, 'fp16', 'bf16']; // the order of preference
+
+/**
+ * Finds the safetensors files of a component folder by the names that diffusers and transformers give them: `NAME.safetensors`,
+ * `NAME.VARIANT.safetensors`, or the shards of `NAME.safetensors.index.json` (`.index.VARIANT.json`).
+ * @param dir the component's folder, e.g. `…/unet`
+ * @param component decides NAME: `diffusion_pytorch_model` for the UNet, `model` for the text encoder
+ * @param options.variant take only this one; when left out, the first present of: none, fp16, bf16
+ * @throws IFError `NOT_FOUND` when the folder, the weights, the variant or a shard is missing (the message lists what is
+ *   there), `UNSUPPORTED` when only pickled files (.bin) are there, `FILE_FORMAT` for a damaged index, or one that points out
+ *   of the folder
+ */
+export async function findWeights(dir: string, component: Component, options: { variant?: WeightsVariant | undefined } = {}): Promise<WeightFiles> {
+  const folder = path.resolve(dir);
+  const names = new Set(await listFolder(folder));
+  const base = BASE_NAME[component];
+  for (const variant of options.variant ? [options.variant] : VARIANTS) {
+    const dotted = variant ? `.${variant}` : '';
+    const single = `${base}${dotted}.safetensors`;
+    const index = `${base}.safetensors.index${dotted}.json`;
+    if (names.has(single)) return { files: [path.join(folder, single)], variant };
+    if (names.has(index)) return { ...await readIndex(folder, index, names), variant };
+  }
+  throw missingWeights(folder, base, [...names], options.variant);
+}
+
+function missingWeights(folder: string, base: string, names: string[], variant: WeightsVariant | undefined): IFError {
+  const wanted = `${base}${variant ? `.${variant}` : ''}.safetensors (or the index of its shards)`;
+  const others = names.filter((name) => name.startsWith(`${base}.`) && name.includes('.safetensors'));
+  if (others.length) return new IFError('NOT_FOUND', `${folder}: expected ${wanted}, found only ${listed(others)}: choose another variant`);
+  const pickled = names.filter((name) => name.endsWith('.bin'));
+  if (pickled.length) {
+    return new IFError('UNSUPPORTED', `${folder}: expected ${wanted}, found only ${listed(pickled)}: convert the .bin files to safetensors first`);
+  }
+  return new IFError('NOT_FOUND', `${folder}: expected ${wanted}, found ${listed(names)}`);
+}
+
+/** `weight_map` of an index file: tensor name → file name, all in the same folder. */
+async function readIndex(folder: string, indexName: string, names: ReadonlySet<string>): Promise<{ files: string[]; index: Map<string, string> }> {
+  const where = path.join(folder, indexName);
+  const json = await readJson(where);
+  const map = isJsonObject(json) ? json.weight_map : undefined;
+  if (!isJsonObject(map) || Object.keys(map).length === 0) {
+    throw new IFError('FILE_FORMAT', `${where}: weight_map: expected an object of tensor names and file names, got ${describeJson(map)}`);
+  }
+  const index = new Map<string, string>();
+  for (const [tensor, name] of Object.entries(map)) {
+    // a plain name: nothing that leaves the folder
+    if (typeof name !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(name)) {
+      throw new IFError('FILE_FORMAT', `${where}: weight_map[${describeJson(tensor)}]: expected the name of a .safetensors file in this folder, got ${describeJson(name)}`);
+    }
+    index.set(tensor, path.join(folder, name));
+  }
+  const files = [...new Set(index.values())].sort();
+  const missing = files.map((file) => path.basename(file)).filter((name) => !names.has(name));
+  if (missing.length) throw new IFError('NOT_FOUND', `${where}: missing ${listed(missing)}: the download is not complete`);
+  return { files, index };
+}
+
+/**
+ * Finds the components of a diffusers pipeline folder (one with a model_index.json) of an IF stage.
+ * @throws IFError `NOT_FOUND` when it is no pipeline folder or a component is missing, `FILE_FORMAT` when model_index.json is
+ *   damaged or names no UNet or scheduler, `UNSUPPORTED` when it is another pipeline; the messages say what was expected and
+ *   what is there
+ */
+export async function resolveStage(dir: string): Promise<StageFolder> {
+  const folder = path.resolve(dir);
+  const names = await listFolder(folder);
+  if (!names.includes('model_index.json')) {
+    const hint = names.includes('config.json') ? ': this is a component, give the folder above it' : '';
+    throw new IFError('NOT_FOUND', `${folder}: expected a pipeline folder with model_index.json (${[...STAGE_CLASSES.keys()].join(', ')}), found ${listed(names)}${hint}`);
+  }
+  const where = path.join(folder, 'model_index.json');
+  const { kind, className, components } = parseModelIndex(await readJson(where), where);
+  const present = new Set(names);
+
+  const required = (name: string): string => {
+    if (!components.has(name)) throw new IFError('FILE_FORMAT', `${where}: ${className} needs ${name}, and the file has none`);
+    if (!present.has(name)) throw new IFError('NOT_FOUND', `${folder}: ${className} needs the folder ${name}, found ${listed(names)}`);
+    return path.join(folder, name);
+  };
+  const optional = (name: string): string | undefined => (components.has(name) && present.has(name) ? path.join(folder, name) : undefined);
+
+  const textEncoder = optional('text_encoder');
+  const tokenizer = optional('tokenizer');
+  return {
+    dir: folder,
+    kind,
+    modelIndex: { className, components },
+    unet: required('unet'),
+    scheduler: required('scheduler'),
+    ...(textEncoder && { textEncoder }),
+    ...(tokenizer && { tokenizer }),
+    ...(kind === 'super_resolution' && { imageNoisingScheduler: required('image_noising_scheduler') }),
+  };
+}
+
+async function listFolder(folder: string): Promise<string[]> {
+  try {
+    return (await readdir(folder)).sort();
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT') throw new IFError('NOT_FOUND', `${folder}: no such folder`, { cause });
+    if (code === 'ENOTDIR') throw new IFError('NOT_FOUND', `${folder}: expected a folder, this is a file`, { cause });
+    throw ioError('reading', folder, cause);
+  }
+}
+
+function listed(names: string[]): string {
+  if (names.length === 0) return 'an empty folder';
+  return names.slice(0, 12).join(', ') + (names.length > 12 ? `, and ${names.length - 12} more` : '');
+}

@@ -1,0 +1,3 @@
+// The single include of napi.h.
+#pragma once
+#include <napi.h>

@@ -1,0 +1,39 @@
+// Memory of tensors. CPU blocks are 64-byte aligned (2 MiB aligned and huge pages asked for from 2 MiB on) and are kept
+// for reuse when they are freed, so that a sampling step neither allocates nor faults pages in.
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "core/device.h"
+
+namespace df {
+
+/// One block of device memory. `data` is null on the meta device.
+struct Storage {
+  void* data = nullptr;
+  size_t bytes = 0;
+  Device device;
+  std::function<void(Storage&)> release;
+  Storage() = default;
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+  ~Storage() { if (release) release(*this); }
+};
+
+/// Allocates uninitialised memory. Throws OUT_OF_MEMORY naming the bytes asked for and those in use.
+std::shared_ptr<Storage> allocate(Device device, size_t bytes);
+/// Memory owned by somebody else; `owner` keeps it alive.
+std::shared_ptr<Storage> borrow(Device device, void* data, size_t bytes, std::shared_ptr<void> owner);
+
+struct MemoryStats {
+  size_t current = 0;  ///< bytes in live storages
+  size_t peak = 0;     ///< largest `current` since the last reset_peak
+  size_t cached = 0;   ///< bytes freed by tensors and kept for reuse
+};
+MemoryStats memory_stats(Device device);
+void reset_peak(Device device);
+/// Gives the cached blocks back to the operating system (between stages).
+void release_cached(Device device);
+
+}  // namespace df

@@ -1,0 +1,67 @@
+#include "core/tensor.h"
+
+#include "core/error.h"
+
+namespace df {
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  return from_storage(allocate(device, size_t(shape.numel()) * dtype_size(dtype)), 0, shape, dtype);
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  if (device.type == DeviceType::Cpu) std::memset(t.raw(), 0, t.bytes());
+  else if (device.type == DeviceType::Cuda) fail(ErrorCode::NotBuilt, "zeros: this build has no CUDA kernels");
+  return t;
+}
+
+Tensor Tensor::from_storage(std::shared_ptr<Storage> storage, size_t byte_offset, const Shape& shape, DType dtype) {
+  const size_t bytes = size_t(shape.numel()) * dtype_size(dtype);
+  DF_CHECK(storage && byte_offset + bytes <= storage->bytes, "tensor: %s of %s at byte %zu does not fit its storage",
+           shape.str().c_str(), dtype_name(dtype), byte_offset);
+  Tensor t;
+  t.storage_ = std::move(storage);
+  t.offset_ = byte_offset;
+  t.shape_ = shape;
+  t.dtype_ = dtype;
+  t.row_stride_ = shape.rank() ? shape[-1] : 1;
+  return t;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  const bool same_rows = shape.rank() && shape_.rank() && shape[-1] == shape_[-1];
+  DF_CHECK(shape.numel() == numel() && (contiguous() || same_rows), "reshape: cannot view %s%s as %s",
+           shape_.str().c_str(), contiguous() ? "" : " (strided)", shape.str().c_str());
+  Tensor t = *this;
+  t.shape_ = shape;
+  if (!same_rows) t.row_stride_ = shape.rank() ? shape[-1] : 1;
+  return t;
+}
+
+Tensor Tensor::slice_last(int64_t start, int64_t length) const {
+  DF_CHECK(shape_.rank() && start >= 0 && length >= 0 && start + length <= shape_[-1],
+           "slice_last: [%lld, %lld) is outside of %s", static_cast<long long>(start),
+           static_cast<long long>(start + length), shape_.str().c_str());
+  Tensor t = *this;
+  t.shape_.set(-1, length);
+  t.offset_ += size_t(start) * dtype_size(dtype_);
+  return t;
+}
+
+Tensor Tensor::slice_first(int64_t start, int64_t length) const {
+  DF_CHECK(shape_.rank() >= 2 && start >= 0 && length >= 0 && start + length <= shape_[0],
+           "slice_first: [%lld, %lld) is outside of %s", static_cast<long long>(start),
+           static_cast<long long>(start + length), shape_.str().c_str());
+  Tensor t = *this;
+  int64_t rows_per_item = 1;
+  for (int i = 1; i + 1 < shape_.rank(); i++) rows_per_item *= shape_[i];
+  t.shape_.set(0, length);
+  t.offset_ += size_t(start * rows_per_item * row_stride_) * dtype_size(dtype_);
+  return t;
+}
+
+void Tensor::check_type(DType t) const {
+  if (t != dtype_) fail(ErrorCode::Internal, "tensor: %s data read as %s", dtype_name(dtype_), dtype_name(t));
+}
+
+}  // namespace df

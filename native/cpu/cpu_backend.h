@@ -1,0 +1,67 @@
+// The fast CPU backend: one class over the kernel table of an instruction set. What is rare or cheap stays with the
+// reference backend that it derives from. Everything is cut into work items by shape alone, so the bits of a result do not
+// depend on the number of threads.
+#pragma once
+#include "cpu/kernels.h"
+#include "cpu/reference/reference_backend.h"
+
+namespace df {
+
+class CpuBackend : public ReferenceBackend {
+ public:
+  /// `name` as in "cpu/avx2"; both must outlive the backend.
+  CpuBackend(const char* name, const CpuKernels& kernels) : name_(name), kernels_(kernels) {}
+  const char* name() const override { return name_; }
+
+  // cpu_pack.cpp
+  Weight pack(const Tensor& plain, DType dtype) override;
+  void unpack(Tensor& plain, const Weight& weight) override;
+  size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override;
+
+  // cpu_products.cpp
+  void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
+  void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
+
+  // cpu_attention.cpp
+  void attention(Tensor& y, const Tensor& q, const AttentionParams& p) override;
+
+  // cpu_norm.cpp
+  void group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p) override;
+  void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) override;
+  void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) override;
+
+  // cpu_elementwise.cpp
+  void activation(Tensor& y, const Tensor& x, Activation kind) override;
+  void gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) override;
+  void axpby(Tensor& y, float a, const Tensor& x, float b, const Tensor& z) override;
+  void copy(Tensor& y, const Tensor& x) override;
+  bool all_finite(const Tensor& x) override;
+
+  // cpu_layout.cpp
+  void resample(Tensor& y, const Tensor& x, Resample mode) override;
+  void nchw_to_nhwc(Tensor& y, const Tensor& x) override;
+  void nhwc_to_nchw(Tensor& y, const Tensor& x) override;
+  void embedding(Tensor& y, const Tensor& ids, const Tensor& table) override;
+
+ private:
+  /// Identifies [panel][tap][k / unit][panel width][unit]: panel width * 16 + unit.
+  int layout(DType dtype) const { return kernels_.panel * 16 + kernels_.unit[int(dtype)]; }
+  /// `k` rounded up to whole units.
+  int64_t padded(int64_t k, DType dtype) const {
+    const int64_t unit = kernels_.unit[int(dtype)];
+    return (k + unit - 1) / unit * unit;
+  }
+  int64_t panels(int64_t columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
+  void check_layout(const char* op, const Weight& w) const;
+  void multiply(const char* op, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
+
+  const char* name_;
+  const CpuKernels& kernels_;
+};
+
+/// Address of an element of a row; the row stride is respected.
+inline char* row_at(const Tensor& t, int64_t row, int64_t column = 0) {
+  return static_cast<char*>(t.raw()) + size_t(row * t.row_stride() + column) * dtype_size(t.dtype());
+}
+
+}  // namespace df

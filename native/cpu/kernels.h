@@ -1,0 +1,107 @@
+// The CPU kernels of one instruction set as a table of functions. The files that fill it are compiled with that
+// instruction set's flags, so this header holds plain types only: an inline function here could be emitted by such a file
+// and be the copy that the linker keeps for every CPU. Type indices are those of DType: 0 f32, 1 bf16, 2 f16.
+#pragma once
+#include <stdint.h>
+
+namespace df {
+
+/// Most kernel taps in one K block.
+constexpr int kMaxBlockTaps = 16;
+
+/// y = (x·w + bias + residual) * scale as an indirect matrix product: output row m (a pixel) reads, for every kernel tap,
+/// one row of `in` channels of x, or `zeros` outside of the image. A linear layer has one tap and no geometry.
+/// x, residual and y are of the kernel's type; strides are elements between rows.
+struct GemmProblem {
+  const void* x;
+  int64_t x_stride;
+  int64_t in;              ///< channels per tap; a multiple of the pack unit
+  const void* weight;      ///< [panel][tap][in / unit][panel width][unit]
+  int64_t out;             ///< output columns
+  const float* bias;       ///< (out) or null
+  const void* residual;    ///< or null; may be y
+  int64_t residual_stride;
+  float scale;
+  void* y;
+  int64_t y_stride;
+  const void* zeros;       ///< at least block_channels zeros
+  int taps, kernel_w;      ///< kernel_h * kernel_w, kernel_w
+  int direct;              ///< 1: row m of y reads row m of x; the geometry below is not used
+  int64_t height, width, out_height, out_width;
+  int64_t stride, padding;
+  /// K is cut into blocks of `block_taps` whole taps, or of `block_channels` channels of one tap; the partial sums of
+  /// several blocks meet in fp32 scratch.
+  int block_taps;
+  int64_t block_channels;
+};
+
+/// The keys and values of one (batch, head) in one or two runs of rows.
+struct AttentionKeys {
+  const void* key[2];
+  const void* value[2];
+  int64_t key_stride[2], value_stride[2], tokens[2];
+  int width;
+  const int32_t* mask;  ///< (tokens[0] + tokens[1]) or null; the values of ignored keys are packed as zeros
+};
+
+/// Queries of one (batch, head) against packed keys.
+struct AttentionRows {
+  const void* q;
+  int64_t q_stride;
+  void* y;
+  int64_t y_stride;
+  int64_t rows, tokens;   ///< queries here, keys
+  int width;
+  const void* keys;       ///< as packed
+  const void* values;
+  const float* bias;      ///< (rows, tokens), or null
+  int64_t bias_stride;
+  const int32_t* mask;    ///< (tokens) or null
+  float scale;
+  int block_rows;         ///< queries whose scores are held at once
+};
+
+struct CpuKernels {
+  int panel;      ///< output columns of a packed panel
+  int tile_rows;  ///< rows of the register tile
+  int unit[2];    ///< consecutive k stored side by side in a panel, per type
+
+  /// Rows [begin, end) × one panel. `partial`: (end - begin) * panel floats, 64-byte aligned; used with several K blocks.
+  void (*gemm[2])(const GemmProblem*, int64_t begin, int64_t end, int64_t panel, float* partial);
+  /// One tap of one panel. src: `rows` <= panel rows of `in` values of `type`, `row_step` elements apart.
+  void (*pack[2])(void* dst, const void* src, int type, int64_t row_step, int rows, int64_t in);
+  void (*unpack[2])(void* dst, int type, int64_t row_step, int rows, int64_t in, const void* src);
+
+  /// keys: panels over tokens, [panel][width / unit][panel width][unit]; values: panels over width,
+  /// [panel][token / unit][panel width][unit]; both sizes rounded up with zeros.
+  void (*attention_pack[2])(const AttentionKeys*, void* keys, void* values);
+  /// scores: block_rows * score_stride floats; weights: as many elements of the type.
+  void (*attention[2])(const AttentionRows*, float* scores, void* weights, int64_t score_stride);
+
+  /// Per channel Σx and Σx² over pixels, in double; the local sums are taken about a local mean, so that a large mean
+  /// costs no digits.
+  void (*channel_moments[2])(const void* x, int64_t stride, int64_t pixels, int64_t channels, double* sum, double* squares);
+  /// y = activation((x - mean) * a + b), mean, a and b per channel.
+  void (*normalize[2])(void* y, int64_t y_stride, const void* x, int64_t x_stride, int64_t pixels, int64_t channels,
+                       const float* mean, const float* a, const float* b, int activation);
+  void (*layer_norm[2])(void* y, const void* x, int64_t channels, const float* gamma, const float* beta, float eps);
+  void (*rms_norm[2])(void* y, const void* x, int64_t channels, const float* gamma, float eps);
+
+  void (*activation[2])(void* y, const void* x, int64_t n, int kind);
+  void (*gated_activation[2])(void* y, const void* gate, const void* up, int64_t n, int kind);
+  /// [type of y][of x][of z]
+  void (*axpby[2][2][2])(void* y, float a, const void* x, float b, const void* z, int64_t n);
+  /// [to][from]
+  void (*convert[3][3])(void* y, const void* x, int64_t n);
+  /// 1 when every value is finite.
+  int (*all_finite[3])(const void* x, int64_t n);
+  /// y = (x0 + x1 + x2 + x3) / 4.
+  void (*average4[2])(void* y, const void* const* x, int64_t n);
+};
+
+extern const CpuKernels kernels_portable;
+extern const CpuKernels kernels_avx2;
+extern const CpuKernels kernels_avx512;
+extern const CpuKernels kernels_avx512bf16;
+
+}  // namespace df

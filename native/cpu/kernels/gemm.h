@@ -1,0 +1,159 @@
+// The multiply core: a register tile of up to kTileRows rows × one panel, fp32 accumulators that stay in registers over
+// all segments of K, and the loop that runs it over the rows of a GemmProblem.
+#pragma once
+
+constexpr int kPanel = kTileVectors * kLanes;
+
+/// Where a finished tile goes: to fp32 partial sums, or through the epilogue to `y`.
+template <class T> struct TileTarget {
+  float* partial = nullptr;  // partial sums, kPanel floats per row when stride is not set otherwise
+  int64_t partial_stride = kPanel;
+  bool resume = false;       // start from the partial sums
+  T* const* y = nullptr;     // a pointer per row, or null
+  const T* const* residual = nullptr;
+  const float* bias = nullptr;
+  float scale = 1;
+  int columns = kPanel;      // columns of this panel that exist
+};
+
+/// a: ROWS row pointers per segment, K contiguous; b: one packed block per segment; `steps` units of K in each.
+template <class T, int ROWS>
+__attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const T* const* b, const TileTarget<T>& t) {
+  typedef Product<T> P;
+  Vec acc[ROWS][kTileVectors];
+  if (t.resume) {
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileVectors; j++) acc[i][j] = load(t.partial + i * t.partial_stride + j * kLanes);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileVectors; j++) acc[i][j] = set1(0);
+  }
+  for (int s = 0; s < segments; s++, a += ROWS) {
+    const T* row[ROWS];
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++) row[i] = a[i];
+    const T* panel = b[s];
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < steps; k++) {
+#pragma GCC unroll 2
+      for (int half = 0; half < P::halves; half++) {
+        Vec bv[kTileVectors];
+#pragma GCC unroll 4
+        for (int j = 0; j < kTileVectors; j++) bv[j] = P::b(panel + (k * kTileVectors + j) * kLanes * P::unit, half);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++) {
+          const Vec av = P::a(row[i] + k * P::unit, half);
+#pragma GCC unroll 4
+          for (int j = 0; j < kTileVectors; j++) acc[i][j] = P::fma(av, bv[j], acc[i][j]);
+        }
+      }
+    }
+  }
+  if (!t.y) {
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileVectors; j++) store(t.partial + i * t.partial_stride + j * kLanes, acc[i][j]);
+    return;
+  }
+  const Vec scale = set1(t.scale);
+#pragma GCC unroll 4
+  for (int j = 0; j < kTileVectors; j++) {
+    const int n = t.columns - j * kLanes, c = j * kLanes;
+    if (n >= kLanes) {
+      const Vec bias = t.bias ? load(t.bias + c) : set1(0);
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; i++) {
+        Vec v = acc[i][j] + bias;
+        if (t.residual) v = v + load(t.residual[i] + c);
+        store(t.y[i] + c, v * scale);
+      }
+    } else if (n > 0) {
+      const Vec bias = t.bias ? load_n(t.bias + c, n) : set1(0);
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; i++) {
+        Vec v = acc[i][j] + bias;
+        if (t.residual) v = v + load_n(t.residual[i] + c, n);
+        store_n(t.y[i] + c, v * scale, n);
+      }
+    }
+  }
+}
+
+template <class T, int ROWS = kTileRows>
+DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const T* const* b, const TileTarget<T>& t) {
+  if (rows == ROWS) tile<T, ROWS>(segments, steps, a, b, t);
+  else if constexpr (ROWS > 1) run_tile<T, ROWS - 1>(rows, segments, steps, a, b, t);
+}
+
+/// Rows of the next tile. The last kTileRows+1 … 2*kTileRows-1 rows become two nearly equal tiles: one of 1 or 2 rows has
+/// too few accumulators to cover the latency of the multiply.
+DF_INLINE int next_rows(int64_t left) {
+  if (left >= 2 * kTileRows || left == kTileRows) return kTileRows;
+  return left > kTileRows ? int((left + 1) / 2) : int(left);
+}
+
+/// Row pointers of the taps [tap, tap + taps) for the output rows [m, m + rows), `rows` per tap.
+template <class T>
+DF_INLINE void gather_rows(const GemmProblem& g, int64_t m, int rows, int tap, int taps, int64_t channel, const T** a) {
+  const T* x = static_cast<const T*>(g.x) + channel;
+  if (g.direct) {
+    for (int i = 0; i < rows; i++) a[i] = x + (m + i) * g.x_stride;
+    return;
+  }
+  int64_t ox = m % g.out_width, oy = m / g.out_width % g.out_height, item = m / (g.out_width * g.out_height);
+  for (int i = 0; i < rows; i++) {
+    const int64_t y0 = oy * g.stride - g.padding, x0 = ox * g.stride - g.padding;
+    int r = tap / g.kernel_w, s = tap % g.kernel_w;
+    for (int q = 0; q < taps; q++) {
+      const int64_t iy = y0 + r, ix = x0 + s;
+      const bool inside = uint64_t(iy) < uint64_t(g.height) && uint64_t(ix) < uint64_t(g.width);
+      a[q * rows + i] = inside ? x + ((item * g.height + iy) * g.width + ix) * g.x_stride : static_cast<const T*>(g.zeros);
+      if (++s == g.kernel_w) s = 0, r++;
+    }
+    if (++ox == g.out_width) {
+      ox = 0;
+      if (++oy == g.out_height) oy = 0, item++;
+    }
+  }
+}
+
+template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t end, int64_t panel, float* partial) {
+  const GemmProblem& g = *problem;
+  constexpr int unit = Product<T>::unit;
+  const T* weight = static_cast<const T*>(g.weight) + panel * g.taps * g.in * kPanel;
+  const T* a[kMaxBlockTaps * kTileRows];
+  const T* b[kMaxBlockTaps];
+  T* y[kTileRows];
+  const T* residual[kTileRows];
+  for (int tap = 0; tap < g.taps; tap += g.block_taps) {
+    const int taps = smaller(g.block_taps, g.taps - tap);
+    for (int64_t channel = 0; channel < g.in; channel += g.block_channels) {
+      const int64_t channels = smaller(g.block_channels, g.in - channel);
+      for (int q = 0; q < taps; q++) b[q] = weight + ((tap + q) * g.in + channel) * kPanel;
+      const bool last = tap + taps == g.taps && channel + channels == g.in;
+      TileTarget<T> t;
+      t.resume = tap > 0 || channel > 0;
+      t.y = last ? y : nullptr;
+      t.residual = g.residual ? residual : nullptr;
+      t.bias = g.bias ? g.bias + panel * kPanel : nullptr;
+      t.scale = g.scale;
+      t.columns = int(smaller<int64_t>(kPanel, g.out - panel * kPanel));
+      for (int64_t m = begin; m < end;) {
+        const int rows = next_rows(end - m);
+        gather_rows(g, m, rows, tap, taps, channel, a);
+        for (int i = 0; i < rows; i++) {
+          y[i] = static_cast<T*>(g.y) + (m + i) * g.y_stride + panel * kPanel;
+          if (g.residual) residual[i] = static_cast<const T*>(g.residual) + (m + i) * g.residual_stride + panel * kPanel;
+        }
+        t.partial = partial + (m - begin) * kPanel;
+        run_tile<T>(rows, taps, channels / unit, a, b, t);
+        m += rows;
+      }
+    }
+  }
+}

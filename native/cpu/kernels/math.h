@@ -1,0 +1,52 @@
+// exp, Φ and the activations on vectors. NaN comes out of every function that a NaN went into.
+#pragma once
+
+/// exp(x + low), |low| < 0.1, relative error about 1e-7 (Cody–Waite reduction, Taylor-like polynomial of degree 7 fitted
+/// on ±ln2/2). Zero below about -104, infinity above 89.
+DF_INLINE Vec exponential(Vec x, Vec low) {
+  x = minimum(set1(89.f), maximum(set1(-110.f), x));
+  const Vec n = round_to_integer(x * set1(1.44269504f));
+  Vec r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r) + low;
+  Vec p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r * r, r);
+  return scale_by_power(p + set1(1.f), n);
+}
+DF_INLINE Vec exponential(Vec x) { return exponential(x, set1(0)); }
+
+/// Φ(x) = (1 + erf(x/√2)) / 2 with a small relative error in the negative tail too, where 1 + erf would cancel:
+/// Φ(-|x|) = exp(-x²/2) P(t), t = (|x|-4)/(|x|+4), P fitted to erfcx/2 on [0, 13.5] (relative error 2.4e-7).
+DF_INLINE Vec normal_cdf(Vec x) {
+  const Vec ax = minimum(set1(14.f), absolute(x)), k = set1(4.f);
+  const Vec t = (ax - k) * reciprocal(ax + k);
+  Vec p = set1(-6.733917689e-05f);
+  p = fma(p, t, set1(-1.714661048e-04f));
+  p = fma(p, t, set1(6.575444131e-04f));
+  p = fma(p, t, set1(5.047831801e-04f));
+  p = fma(p, t, set1(-8.497394621e-03f));
+  p = fma(p, t, set1(3.086503595e-02f));
+  p = fma(p, t, set1(-7.170683891e-02f));
+  p = fma(p, t, set1(1.243792325e-01f));
+  p = fma(p, t, set1(-1.703977436e-01f));
+  p = fma(p, t, set1(9.441064298e-02f));
+  Vec error;  // of the rounded square; exp would amplify it 100-fold
+  const Vec s = square(ax, error), half = set1(-0.5f);
+  Vec q = exponential(s * half, error * half) * p;
+  q = select(less(set1(13.1f), ax), set1(0), q);  // below the smallest normal float
+  return select(less(set1(0), x), set1(1.f) - q, q);
+}
+
+template <int KIND> DF_INLINE Vec activate(Vec x) {
+  if constexpr (KIND == kSilu) return x / (set1(1.f) + exponential(set1(0) - x));
+  if constexpr (KIND == kGelu) return x * normal_cdf(x);
+  if constexpr (KIND == kGeluTanh) {  // x/2 (1 + tanh u) = x / (1 + exp(-2u)), u = √(2/π) (x + 0.044715 x³)
+    const Vec minus_2u = x * fma(x * x, set1(-0.0713548163f), set1(-1.5957691216f));
+    return x / (set1(1.f) + exponential(minus_2u));
+  }
+  return x;
+}

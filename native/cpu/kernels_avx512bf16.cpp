@@ -1,0 +1,15 @@
+#include <immintrin.h>
+#include <stddef.h>
+
+#include "cpu/kernels.h"
+
+namespace df {
+namespace {
+#include "cpu/kernels/scalar.h"
+#include "cpu/vec_avx512.h"
+#include "cpu/kernels/all.h"
+}  // namespace
+
+constinit const CpuKernels kernels_avx512bf16 = kTable;
+
+}  // namespace df

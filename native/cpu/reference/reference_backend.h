@@ -1,0 +1,54 @@
+// The oracle: scalar, double accumulation, one rounding per result, never optimised. The fast CPU backends derive from it
+// and replace what they do better.
+#pragma once
+#include "ops/backend.h"
+
+namespace df {
+
+class ReferenceBackend : public Backend {
+ public:
+  const char* name() const override;
+
+  // reference/weights.cpp
+  Weight pack(const Tensor& plain, DType dtype) override;
+  void unpack(Tensor& plain, const Weight& weight) override;
+  size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override;
+
+  // reference/products.cpp, reference/attention.cpp
+  void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
+  void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
+  void attention(Tensor& y, const Tensor& q, const AttentionParams& p) override;
+
+  // reference/norm.cpp
+  void group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p) override;
+  void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) override;
+  void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) override;
+
+  // reference/elementwise.cpp
+  void activation(Tensor& y, const Tensor& x, Activation kind) override;
+  void gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) override;
+  void axpby(Tensor& y, float a, const Tensor& x, float b, const Tensor& z) override;
+  void copy(Tensor& y, const Tensor& x) override;
+  bool all_finite(const Tensor& x) override;
+
+  // reference/resample.cpp
+  void resample(Tensor& y, const Tensor& x, Resample mode) override;
+  void bilinear(Tensor& y, const Tensor& x) override;
+  void nchw_to_nhwc(Tensor& y, const Tensor& x) override;
+  void nhwc_to_nchw(Tensor& y, const Tensor& x) override;
+
+  // reference/embedding.cpp
+  void embedding(Tensor& y, const Tensor& ids, const Tensor& table) override;
+  void timestep_embedding(Tensor& y, const Tensor& t, bool flip_sin_to_cos, float freq_shift) override;
+  void prepend_mean_token(Tensor& y, const Tensor& x, const Tensor& position) override;
+  void relative_position_bias(Tensor& y, const Tensor& table, int max_distance) override;
+
+  // reference/diffusion.cpp
+  void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise,
+                 const DdpmStep& p) override;
+};
+
+/// The one instance; it keeps no state.
+Backend& reference_backend();
+
+}  // namespace df

@@ -1,0 +1,34 @@
+// One command of the sampler: guidance batch, UNet, guidance, thresholding, scheduler step.
+#pragma once
+#include "nn/t5_config.h"
+#include "nn/unet.h"
+#include "ops/ops.h"
+
+namespace df {
+
+/// The state of a batch of B pictures at one step. Tensors are float32 NHWC.
+struct DenoiseState {
+  Tensor x;                ///< (B, H, W, C) noisy pictures at `timestep`
+  Tensor low_res;          ///< (B, H, W, C) upsampled, noised picture of the previous stage, or undefined (stage I)
+  float timestep = 0;
+  float noise_level = 0;   ///< timestep at which low_res was noised (class label); ignored without low_res
+};
+
+/// x_t → x_{t-1}. `cond` holds B texts, or 2B (unconditional first) for classifier-free guidance; the UNet then runs once
+/// on the doubled batch. `noise` (B, H, W, C) is needed when step.add_noise. Sources: diffusers pipeline_if.py and
+/// pipeline_if_superresolution.py (__call__), see ops::ddpm_step for the equations.
+ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const DenoiseState& state, const Tensor& noise,
+                             const DdpmStep& step, bool want_x0);
+
+/// What a stage needs, from the meta backend: no arithmetic is done.
+struct MemoryPlan {
+  size_t weight_bytes = 0;      ///< packed weights
+  size_t activation_bytes = 0;  ///< largest sum of live tensors of one step beyond the weights
+  double flops = 0;             ///< of one step
+};
+/// One sampling step of `batch` pictures (doubled when `guided`) of height × width with `tokens` text tokens.
+MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t height, int64_t width, int64_t tokens,
+                     bool guided);
+MemoryPlan plan_t5(const T5Config& config, DType dtype, int64_t batch, int64_t tokens);
+
+}  // namespace df

@@ -1,0 +1,230 @@
+#include "nn/parameters.h"
+
+#include "core/error.h"
+#include "core/execution.h"
+#include "ops/ops.h"
+
+namespace df {
+namespace {
+
+// Freed conversion buffers have many sizes; beyond this they go back to the system while loading.
+constexpr size_t kCacheLimit = size_t(256) << 20;
+
+bool is_floating(DType t) { return t == DType::F32 || t == DType::BF16 || t == DType::F16; }
+
+double file_bytes(const TensorInfo& info) { return double(info.shape.numel()) * double(dtype_size(info.dtype)); }
+
+// (O, I, kh, kw) → (O, kh, kw, I); other shapes are the same in the engine.
+Shape engine_shape(const Shape& file) {
+  return file.rank() == 4 ? Shape{file[0], file[2], file[3], file[1]} : file;
+}
+
+// A tensor of the file in `dtype` and the engine's layout; the tensor itself where nothing changes.
+Tensor to_engine(const Tensor& t, DType dtype) {
+  if (t.shape().rank() == 4 && t.dim(2) * t.dim(3) > 1)
+    return ops::nchw_to_nhwc(t.dtype() == DType::F32 ? t : ops::copy(t, DType::F32), dtype);
+  const Tensor same_order = t.reshape(engine_shape(t.shape()));
+  return same_order.dtype() == dtype ? same_order : ops::copy(same_order, dtype);
+}
+
+Tensor to_file(const Tensor& t, const Shape& file, DType dtype) {
+  if (file.rank() == 4 && file[2] * file[3] > 1) {
+    const Tensor permuted = ops::nhwc_to_nchw(t);  // float32
+    return dtype == DType::F32 ? permuted : ops::copy(permuted, dtype);
+  }
+  return t.reshape(file);
+}
+
+}  // namespace
+
+std::string list_names(const std::vector<std::string>& names, size_t limit) {
+  std::string s;
+  for (size_t i = 0; i < names.size() && i < limit; i++) s += (i ? ", " : "") + names[i];
+  if (names.size() > limit) s += " and " + std::to_string(names.size() - limit) + " more";
+  return s;
+}
+
+ParameterStore::ParameterStore(std::string model, DType dtype, Device device)
+    : model_(std::move(model)), dtype_(dtype), device_(device) {
+  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "%s: dtype must be f32 or bf16, got %s", model_.c_str(),
+           dtype_name(dtype));
+}
+
+Parameter& ParameterStore::declare(const std::vector<std::string>& names, const Shape& shape) {
+  for (size_t i = 0; i < names.size(); i++)
+    if (!index_.emplace(names[i], std::pair(parameters_.size(), int64_t(i))).second)
+      fail(ErrorCode::Internal, "%s: parameter %s was declared twice", model_.c_str(), names[i].c_str());
+  Parameter p;
+  p.names = names;
+  p.shape = shape;
+  return parameters_.emplace_back(std::move(p));
+}
+
+const Weight* ParameterStore::weight(const std::vector<std::string>& names, const Shape& shape) {
+  Parameter& p = declare(names, shape);
+  p.dtype = dtype_;
+  p.packed = true;
+  return &p.weight;
+}
+
+const Tensor* ParameterStore::tensor(const std::vector<std::string>& names, const Shape& shape, DType dtype) {
+  Parameter& p = declare(names, shape);
+  p.dtype = dtype;
+  return &p.value;
+}
+
+void ParameterStore::alias(const std::string& name, const std::string& other) { alias_[other] = name; }
+
+std::string ParameterStore::source_name(const std::string& name,
+                                        const std::unordered_map<std::string, bool>& present) const {
+  if (present.count(name)) return name;
+  for (const auto& [other, declared] : alias_)
+    if (declared == name && present.count(other)) return other;
+  return {};
+}
+
+// Compares names and shapes; returns the bytes to read. `present`: the names in the source → whether they are used.
+double ParameterStore::check_source(const StateSource& source, std::unordered_map<std::string, bool>& present) const {
+  for (const std::string& name : source.names()) present[name] = alias_.count(name) != 0;
+  std::vector<std::string> missing, misshapen, unexpected;
+  double bytes = 0;
+  for (const Parameter& p : parameters_) {
+    for (const std::string& name : p.names) {
+      const std::string found = source_name(name, present);
+      if (found.empty()) {
+        missing.push_back(name);
+        continue;
+      }
+      present[found] = true;
+      const TensorInfo info = source.describe(found);
+      if (info.shape != p.shape || !is_floating(info.dtype))
+        misshapen.push_back(found + " (expected " + p.shape.str() + ", got " + info.shape.str() +
+                            (is_floating(info.dtype) ? "" : std::string(" ") + dtype_name(info.dtype)) + ")");
+      bytes += file_bytes(info);
+    }
+  }
+  for (const std::string& name : source.names())
+    if (!present[name]) unexpected.push_back(name);
+  std::string what;
+  const auto add = [&](const std::vector<std::string>& names, const char* kind) {
+    if (!names.empty()) what += format("%s%zu %s: ", what.empty() ? "" : "; ", names.size(), kind) + list_names(names);
+  };
+  add(missing, "missing");
+  add(misshapen, "of another shape or type");
+  add(unexpected, "unexpected");
+  if (!what.empty())
+    fail(ErrorCode::Weights, "%s: the tensors do not fit the config (do both belong to the same model?): %s",
+         model_.c_str(), what.c_str());
+  return bytes;
+}
+
+void ParameterStore::load_parameter(Parameter& p, const std::vector<Tensor>& parts,
+                                    std::vector<std::string>& not_finite) const {
+  Tensor plain;
+  if (parts.size() == 1) {
+    plain = to_engine(parts[0], p.dtype);
+    if (!ops::all_finite(plain)) not_finite.push_back(p.names[0]);
+  } else {
+    const Shape shape = engine_shape(p.shape);
+    const Tensor stacked = Tensor::empty({int64_t(parts.size()), shape.numel()}, p.dtype, parts[0].device());
+    for (size_t i = 0; i < parts.size(); i++) {
+      const Tensor part = stacked.slice_first(int64_t(i), 1).reshape(shape);
+      ops::copy(parts[i].reshape(shape), p.dtype, part);
+      if (!ops::all_finite(part)) not_finite.push_back(p.names[i]);
+    }
+    Shape all = shape;
+    all.set(0, shape[0] * int64_t(parts.size()));
+    plain = stacked.reshape(all);
+  }
+  if (plain.device() != device_) plain = ops::to_device(plain, device_);
+  if (p.packed) p.weight = ops::pack(plain, p.dtype);
+  else p.value = ops::copy(plain, p.dtype);  // never a view of the source
+}
+
+void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
+  clear();
+  std::unordered_map<std::string, bool> present;
+  const double total = check_source(source, present);
+  double done = 0;
+  std::vector<std::string> not_finite;
+  try {
+    for (Parameter& p : parameters_) {
+      begin_op();
+      std::vector<Tensor> parts;
+      for (const std::string& name : p.names) {
+        // the meta device has no values
+        parts.push_back(device_.type == DeviceType::Meta ? Tensor::empty(p.shape, p.dtype, device_)
+                                                         : source.read(source_name(name, present)));
+        done += file_bytes(source.describe(source_name(name, present)));
+      }
+      load_parameter(p, parts, not_finite);
+      parts.clear();
+      for (const std::string& name : p.names) source.release(source_name(name, present));
+      if (memory_stats(kCpu).cached > kCacheLimit) release_cached(kCpu);
+      if (progress) progress(done, total);
+    }
+    if (!not_finite.empty())
+      fail(ErrorCode::Weights, "%s: %zu tensor(s) with NaN or infinite values in %s: %s", model_.c_str(),
+           not_finite.size(), dtype_name(dtype_), list_names(not_finite).c_str());
+  } catch (...) {
+    clear();
+    throw;
+  }
+  loaded_ = true;
+}
+
+void ParameterStore::check_loaded() const {
+  DF_CHECK(loaded_, "%s: no weights are loaded; call load first", model_.c_str());
+}
+
+void ParameterStore::clear() {
+  loaded_ = false;
+  for (Parameter& p : parameters_) {
+    p.weight = Weight();
+    p.value = Tensor();
+  }
+}
+
+std::vector<TensorInfo> ParameterStore::infos() const {
+  std::vector<TensorInfo> all;
+  for (const Parameter& p : parameters_)
+    for (const std::string& name : p.names) all.push_back({name, p.shape, p.dtype});
+  return all;
+}
+
+// (parts, elements of one part) on the CPU, in the engine's order.
+Tensor ParameterStore::unpack(const Parameter& p) const {
+  Tensor plain = p.packed ? ops::unpack(p.weight, p.dtype) : p.value;
+  if (plain.device() != kCpu) plain = ops::to_device(plain, kCpu);
+  return plain.reshape({int64_t(p.names.size()), p.shape.numel()});
+}
+
+Tensor ParameterStore::read(const std::string& name) const {
+  check_loaded();
+  const auto found = index_.find(name);
+  if (found == index_.end()) fail(ErrorCode::NotFound, "%s: no parameter \"%s\"", model_.c_str(), name.c_str());
+  const auto [parameter, part] = found->second;
+  const Parameter& p = parameters_[parameter];
+  return to_file(unpack(p).slice_first(part, 1).reshape(engine_shape(p.shape)), p.shape, p.dtype);
+}
+
+std::vector<NamedTensor> ParameterStore::state_dict() const {
+  check_loaded();
+  std::vector<NamedTensor> all;
+  for (const Parameter& p : parameters_) {
+    const Tensor parts = unpack(p);
+    for (size_t i = 0; i < p.names.size(); i++)
+      all.push_back({p.names[i], to_file(parts.slice_first(int64_t(i), 1).reshape(engine_shape(p.shape)), p.shape, p.dtype)});
+  }
+  return all;
+}
+
+size_t ParameterStore::bytes() const {
+  size_t bytes = 0;
+  for (const Parameter& p : parameters_)
+    bytes += !loaded_ ? size_t(p.shape.numel()) * p.names.size() * dtype_size(p.dtype)
+                      : p.packed ? p.weight.data.bytes() : p.value.bytes();
+  return bytes;
+}
+
+}  // namespace df

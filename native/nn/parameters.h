@@ -1,0 +1,85 @@
+// The parameters of one model: declared with their names and shapes in the file, loaded as a stream, given back under the
+// same names. Modules hold pointers into the store, which owns everything; so a model is one flat list as well.
+#pragma once
+#include <deque>
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "io/named_tensor.h"
+#include "io/state_source.h"
+#include "ops/types.h"
+
+namespace df {
+
+/// Called after each tensor with the bytes read so far and in all.
+using LoadProgress = std::function<void(double done, double total)>;
+
+/// One parameter of the model. It may be made of several tensors of the file of the same shape, stacked along the first
+/// dimension (to_q, to_k and to_v are one product).
+struct Parameter {
+  std::vector<std::string> names;
+  Shape shape;              ///< of each of `names` in the file: (O, I), (O, I, kh, kw), (C), …
+  DType dtype = DType::F32; ///< as stored
+  bool packed = false;      ///< a `weight` for products; otherwise a plain `value`
+  Weight weight;
+  Tensor value;             ///< (names.size() * C) for vectors, else the shape in the file
+};
+
+class ParameterStore {
+ public:
+  /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16).
+  ParameterStore(std::string model, DType dtype, Device device);
+  ParameterStore(const ParameterStore&) = delete;
+  ParameterStore& operator=(const ParameterStore&) = delete;
+
+  /// Declares the weight of a linear layer (O, I) or convolution (O, I, kh, kw; one name only). The pointer stays valid
+  /// as long as the store; the weight is defined after `load`.
+  const Weight* weight(const std::vector<std::string>& names, const Shape& shape);
+  /// Declares a bias, norm or table that is kept as it is, in `dtype`.
+  const Tensor* tensor(const std::vector<std::string>& names, const Shape& shape, DType dtype = DType::F32);
+  /// Files may hold the declared tensor `name` as `other` as well, or instead.
+  void alias(const std::string& name, const std::string& other);
+
+  /// Reads every declared tensor: converted, checked to be finite, packed, and its source pages released, one after the
+  /// other, so that the peak is the packed model plus one tensor. Heeds cancellation between tensors. Throws one WEIGHTS
+  /// error that lists all missing, unexpected and misshapen tensors (before anything is read), or all that are not
+  /// finite; CANCELLED; what the source throws. After an error the model has no weights.
+  void load(StateSource& source, const LoadProgress& progress);
+  /// Throws INVALID_ARGUMENT when `load` has not succeeded yet.
+  void check_loaded() const;
+
+  /// Every tensor of the file, in the order of declaration, with the dtype it is stored in.
+  std::vector<TensorInfo> infos() const;
+  /// One tensor in file layout on the CPU, exact in its stored dtype. Throws NOT_FOUND.
+  Tensor read(const std::string& name) const;
+  /// All of them, as `infos`.
+  std::vector<NamedTensor> state_dict() const;
+  /// Bytes of the packed weights and the rest; before `load`, without the padding that packing may add.
+  size_t bytes() const;
+
+  DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
+
+ private:
+  Parameter& declare(const std::vector<std::string>& names, const Shape& shape);
+  std::string source_name(const std::string& name, const std::unordered_map<std::string, bool>& present) const;
+  double check_source(const StateSource& source, std::unordered_map<std::string, bool>& present) const;
+  void load_parameter(Parameter& p, const std::vector<Tensor>& parts, std::vector<std::string>& not_finite) const;
+  Tensor unpack(const Parameter& p) const;
+  void clear();
+
+  std::string model_;
+  DType dtype_;
+  Device device_;
+  bool loaded_ = false;
+  std::deque<Parameter> parameters_;                                        // a deque: pointers stay valid
+  std::unordered_map<std::string, std::pair<size_t, int64_t>> index_;       // name → parameter, part
+  std::unordered_map<std::string, std::string> alias_;                      // other → declared name
+};
+
+/// Keeps at most `limit` names: "a, b, c and 7 more".
+std::string list_names(const std::vector<std::string>& names, size_t limit = 20);
+
+}  // namespace df

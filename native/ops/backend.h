@@ -1,0 +1,85 @@
+// The contract between the ops and the code that computes them. One object per backend: `reference` (scalar, double
+// accumulation; the oracle), `cpu` (per instruction set), `meta` (shapes only), later `cuda`. Arguments are checked by
+// ops/*.cpp before a backend is called: shapes agree, dtypes are f32 or bf16 unless said, all on one device.
+// Outputs come first and are already allocated. Every image or token tensor may have any row stride.
+#pragma once
+#include <vector>
+
+#include "ops/types.h"
+
+namespace df {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  /// "reference", "cpu/avx512bf16", "meta", …
+  virtual const char* name() const = 0;
+
+  // ---- weights
+  /// Packs a plain weight (O, kh, kw, I) of any floating dtype into the layout for products in `dtype`.
+  virtual Weight pack(const Tensor& plain, DType dtype) = 0;
+  /// Back to (O, kh, kw, I) in the dtype of `plain` (exact when the dtypes agree).
+  virtual void unpack(Tensor& plain, const Weight& weight) = 0;
+  /// Bytes that `pack` keeps for such a weight.
+  virtual size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) = 0;
+
+  // ---- products; accumulation in float32 or better, x, residual and y of one dtype = that of the weight
+  virtual void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) = 0;
+  virtual void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) = 0;
+  virtual void attention(Tensor& y, const Tensor& q, const AttentionParams& p) = 0;
+
+  // ---- normalisation
+  virtual void group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p) = 0;
+  virtual void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) = 0;
+  virtual void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) = 0;
+
+  // ---- elementwise
+  virtual void activation(Tensor& y, const Tensor& x, Activation kind) = 0;
+  /// y = activation(gate) * up.
+  virtual void gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) = 0;
+  /// y = a * x + b * z; any of f32 and bf16, y rounded once.
+  virtual void axpby(Tensor& y, float a, const Tensor& x, float b, const Tensor& z) = 0;
+  /// Copies with conversion between f32, bf16 and f16.
+  virtual void copy(Tensor& y, const Tensor& x) = 0;
+  virtual bool all_finite(const Tensor& x) = 0;
+
+  // ---- layout and sampling of pixels
+  virtual void resample(Tensor& y, const Tensor& x, Resample mode) = 0;
+  /// Bilinear, corners aligned, to the height and width of y.
+  virtual void bilinear(Tensor& y, const Tensor& x) = 0;
+  /// (N, C, H, W) float32 contiguous → (N, H, W, C) of y's dtype.
+  virtual void nchw_to_nhwc(Tensor& y, const Tensor& x) = 0;
+  virtual void nhwc_to_nchw(Tensor& y, const Tensor& x) = 0;
+
+  // ---- embeddings and tokens
+  /// y[i] = table[ids[i]]; ids int32 already checked to be in range.
+  virtual void embedding(Tensor& y, const Tensor& ids, const Tensor& table) = 0;
+  /// Sinusoidal embedding of (B) float32 timesteps into y (B, dim) float32; see ops.h.
+  virtual void timestep_embedding(Tensor& y, const Tensor& t, bool flip_sin_to_cos, float freq_shift) = 0;
+  /// y (B, T+1, C): y[:,0] = mean over tokens of x + position; y[:,1:] = x. position: (C) float32.
+  virtual void prepend_mean_token(Tensor& y, const Tensor& x, const Tensor& position) = 0;
+  /// y (heads, T, T) float32 from table (buckets, heads) float32: T5's bidirectional bucketed distances.
+  virtual void relative_position_bias(Tensor& y, const Tensor& table, int max_distance) = 0;
+
+  // ---- diffusion
+  /// prev, x0 (undefined if not wanted), x, noise (undefined if not needed): (B, H, W, C) float32;
+  /// model: (B or 2B, H, W, C or 2C), f32 or bf16. With 2B items the first B are unconditional, the rest conditional;
+  /// learned variance channels come from the conditional half.
+  virtual void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise, const DdpmStep& p) = 0;
+};
+
+/// The backend that computes for a device. Throws NOT_BUILT for a device that this build or machine lacks.
+Backend& backend_for(Device device);
+
+/// Instruction sets of the CPU backend, worst first: "reference", "portable", "avx2", "avx512", "avx512bf16".
+struct CpuIsa {
+  const char* name;
+  bool supported;  ///< by this machine (CPUID and XCR0) and build
+};
+std::vector<CpuIsa> cpu_isas();
+/// The CPU backend of one instruction set. Throws INVALID_ARGUMENT for an unknown name, NOT_BUILT for an unsupported one.
+Backend& cpu_backend(const char* isa);
+/// The instruction set of backend_for(cpu): the best supported one, or what the environment variable IF_CPU_ISA names.
+const char* cpu_isa();
+
+}  // namespace df

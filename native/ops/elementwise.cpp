@@ -1,0 +1,64 @@
+#include "core/execution.h"
+#include "ops/backend.h"
+#include "ops/check.h"
+#include "ops/ops.h"
+
+namespace df::ops {
+
+Tensor activation(const Tensor& x, Activation kind) {
+  check_activations("activation", "x", x, 0);
+  begin_op();
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  backend_for(x.device()).activation(y, x, kind);
+  return y;
+}
+
+Tensor gated_activation(const Tensor& gate, const Tensor& up, Activation kind) {
+  check_activations("gated_activation", "gate", gate, 0);
+  check_like("gated_activation", "up", up, gate.shape(), gate.dtype(), gate.device());
+  begin_op();
+  Tensor y = Tensor::empty(gate.shape(), gate.dtype(), gate.device());
+  backend_for(gate.device()).gated_activation(y, gate, up, kind);
+  return y;
+}
+
+Tensor axpby(float a, const Tensor& x, float b, const Tensor& z) {
+  check_activations("axpby", "x", x, 0);
+  check_activations("axpby", "z", z, 0);
+  check_like("axpby", "z", z, x.shape(), z.dtype(), x.device());
+  begin_op();
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  backend_for(x.device()).axpby(y, a, x, b, z);
+  return y;
+}
+
+Tensor copy(const Tensor& x, DType dtype, Tensor into) {
+  check_tensor("copy", "x", x, 0, {DType::F32, DType::BF16, DType::F16});
+  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16, "copy: dtype must be f32 or bf16 or f16, got %s",
+           dtype_name(dtype));
+  Tensor y = result("copy", into, x.shape(), dtype, x.device());
+  begin_op();
+  backend_for(x.device()).copy(y, x);
+  return y;
+}
+
+bool all_finite(const Tensor& x) {
+  check_tensor("all_finite", "x", x, 0, {DType::F32, DType::BF16, DType::F16});
+  begin_op();
+  return backend_for(x.device()).all_finite(x);
+}
+
+Tensor to_device(const Tensor& x, Device device) {
+  check_tensor("to_device", "x", x, 0, {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64, DType::U8});
+  begin_op();
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), device);
+  if (device.type == DeviceType::Meta) return y;
+  DF_CHECK(x.device().type == DeviceType::Cpu, "to_device: x must be on a device with data, got %s", x.device().str().c_str());
+  const size_t row = size_t(x.dim(-1)) * dtype_size(x.dtype());
+  for (int64_t r = 0; r < x.rows(); r++)
+    std::memcpy(static_cast<char*>(y.raw()) + size_t(r) * row,
+                static_cast<const char*>(x.raw()) + size_t(r * x.row_stride()) * dtype_size(x.dtype()), row);
+  return y;
+}
+
+}  // namespace df::ops

@@ -1,0 +1,56 @@
+#include "ops/meta_backend.h"
+
+namespace df {
+namespace {
+
+class MetaBackend : public Backend {
+ public:
+  const char* name() const override { return "meta"; }
+
+  Weight pack(const Tensor& plain, DType dtype) override {
+    const bool convolution = plain.shape().rank() == 4;
+    Weight w;
+    w.out = plain.dim(0);
+    w.kernel_h = convolution ? plain.dim(1) : 1;
+    w.kernel_w = convolution ? plain.dim(2) : 1;
+    w.in = plain.dim(-1);
+    w.dtype = dtype;
+    const size_t bytes = packed_bytes(w.out, w.kernel_h, w.kernel_w, w.in, dtype);
+    w.data = Tensor::empty({int64_t(bytes)}, DType::U8, plain.device());
+    return w;
+  }
+  size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override {
+    return cpu_backend(cpu_isa()).packed_bytes(out, kernel_h, kernel_w, in, dtype);
+  }
+  void unpack(Tensor&, const Weight&) override {}
+
+  void linear(Tensor&, const Tensor&, const Weight&, const Epilogue&) override {}
+  void conv2d(Tensor&, const Tensor&, const Weight&, const Conv2dParams&, const Epilogue&) override {}
+  void attention(Tensor&, const Tensor&, const AttentionParams&) override {}
+  void group_norm(Tensor&, const Tensor&, const GroupNormParams&) override {}
+  void layer_norm(Tensor&, const Tensor&, const Tensor&, const Tensor&, float) override {}
+  void rms_norm(Tensor&, const Tensor&, const Tensor&, float) override {}
+  void activation(Tensor&, const Tensor&, Activation) override {}
+  void gated_activation(Tensor&, const Tensor&, const Tensor&, Activation) override {}
+  void axpby(Tensor&, float, const Tensor&, float, const Tensor&) override {}
+  void copy(Tensor&, const Tensor&) override {}
+  bool all_finite(const Tensor&) override { return true; }
+  void resample(Tensor&, const Tensor&, Resample) override {}
+  void bilinear(Tensor&, const Tensor&) override {}
+  void nchw_to_nhwc(Tensor&, const Tensor&) override {}
+  void nhwc_to_nchw(Tensor&, const Tensor&) override {}
+  void embedding(Tensor&, const Tensor&, const Tensor&) override {}
+  void timestep_embedding(Tensor&, const Tensor&, bool, float) override {}
+  void prepend_mean_token(Tensor&, const Tensor&, const Tensor&) override {}
+  void relative_position_bias(Tensor&, const Tensor&, int) override {}
+  void ddpm_step(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const DdpmStep&) override {}
+};
+
+}  // namespace
+
+Backend& meta_backend() {
+  static MetaBackend backend;
+  return backend;
+}
+
+}  // namespace df

@@ -1,0 +1,77 @@
+// Parameters shared by the op functions (ops/ops.h) and the backends (ops/backend.h).
+#pragma once
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace df {
+
+enum class Activation { None, Silu, Gelu /* exact, erf */, GeluTanh /* "gelu_new" */ };
+enum class Resample { NearestUp2, AverageDown2 };
+
+/// The weight of a linear layer (taps 1×1) or convolution in the layout that its backend multiplies from. Logical shape
+/// (out, kernel_h, kernel_w, in). `layout` is private to the backend that packed it; 0 is plain row-major (O, kh, kw, I).
+struct Weight {
+  int64_t out = 0, kernel_h = 1, kernel_w = 1, in = 0;
+  DType dtype = DType::F32;
+  int layout = 0;
+  Tensor data;
+  bool defined() const { return data.defined(); }
+};
+
+/// What is done to a product before it is stored: y = (x·w + bias + residual) * scale, rounded once.
+struct Epilogue {
+  Tensor bias;      ///< (O) float32, or undefined
+  Tensor residual;  ///< shape and dtype of y (any row stride), or undefined
+  float scale = 1;
+};
+
+/// Output pixel (i, j) reads input pixels (i*stride - padding + r, j*stride - padding + s); outside is zero.
+struct Conv2dParams {
+  int stride = 1;
+  int padding = 0;
+};
+
+/// y = activation(norm(x) * gamma + beta, then * (1 + scale) + shift); statistics over a group's channels and all pixels
+/// of one item, in float32 or better.
+struct GroupNormParams {
+  int groups = 32;
+  float eps = 1e-5f;
+  Tensor gamma, beta;   ///< (C) float32
+  Tensor scale, shift;  ///< (N, C), dtype of x, any row stride; both or none (scale-shift norm)
+  Activation activation = Activation::None;
+};
+
+/// One run of keys and values, (B, T, heads * width), any row stride.
+struct KeyValue {
+  Tensor key, value;
+};
+
+/// softmax(q·kᵀ * scale + bias + mask)·v over the concatenation of `segments` (IF: text first, then image).
+struct AttentionParams {
+  int heads = 1;
+  float scale = 1;
+  std::vector<KeyValue> segments;  ///< one or two; the concatenation is never made
+  Tensor bias;                     ///< (heads, Tq, Tk) float32, or undefined
+  Tensor mask;                     ///< (B, Tk) int32, 0 = key is ignored (weight exactly 0), or undefined
+};
+
+/// Coefficients of one sampler step, computed in float64 by lib/diffusion/ddpm.ts, applied in float32:
+///   x0    = sample_scale * x + output_scale * m                        (m: first C channels of the guided model output)
+///   x0    = threshold(x0)
+///   prev  = x0_coef * x0 + x_coef * x + sigma * noise
+struct DdpmStep {
+  float sample_scale = 0, output_scale = 0;
+  enum class Threshold { None, Clip, Dynamic } threshold = Threshold::None;
+  float clip_range = 1;    ///< Clip: x0 is clamped to ±clip_range
+  float ratio = 0.995f;    ///< Dynamic: s = clamp(quantile(|x0|, ratio), 1, max_value) per item; x0 = clamp(x0, ±s) / s
+  float max_value = 1;
+  float x0_coef = 0, x_coef = 0;
+  bool add_noise = false;
+  enum class Variance { Fixed, LearnedRange, Learned } variance = Variance::Fixed;
+  float sigma = 0;                      ///< Fixed: standard deviation
+  float min_log = 0, max_log = 0;       ///< LearnedRange: log variance = f*max_log + (1-f)*min_log, f = (v+1)/2
+  float guidance = 1;                   ///< ε = ε_uncond + guidance * (ε_text - ε_uncond) when the output is doubled
+};
+
+}  // namespace df

@@ -1,0 +1,29 @@
+// The recorded reference data of test/golden (README.md there) and what compares with it.
+#pragma once
+#include <string>
+
+#include "core/tensor.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+
+namespace df::test {
+
+/// Path of a file under test/golden.
+std::string golden_path(const std::string& name);
+/// Opens test/golden/<name>.safetensors.
+std::shared_ptr<const SafetensorsFile> golden(const std::string& name);
+/// Reads a JSON file under test/golden.
+Json golden_json(const std::string& name);
+
+/// ‖got - want‖ / ‖want‖ over all elements, in double; NaN when one of `got` is. Fails the case when shapes differ.
+double relative_error(const Tensor& got, const Tensor& want);
+/// Fails the case unless relative_error <= tolerance.
+void check_close(const std::string& what, const Tensor& got, const Tensor& want, double tolerance);
+
+/// diffusers' unet/config.json of the test networks as the normalised JSON that UNetConfig::from_json reads. Fields that
+/// are absent have diffusers' defaults.
+std::string normalised_unet_config(const Json& diffusers);
+/// The same for transformers' text_encoder/config.json.
+std::string normalised_t5_config(const Json& transformers);
+
+}  // namespace df::test

@@ -1,0 +1,245 @@
+// UNet and T5 encoder against the recorded results of diffusers and transformers (test/golden/README.md: float32 within
+// 1e-5 relative, bfloat16 within 1.25 × the error of torch's own bfloat16).
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "core/execution.h"
+#include "core/random.h"
+#include "golden.h"
+#include "harness.h"
+#include "nn/t5_encoder.h"
+#include "nn/unet.h"
+#include "ops/ops.h"
+
+namespace df::test {
+namespace {
+
+constexpr double kTolerance = 1e-5, kBfloat16 = 1.25;
+
+struct GoldenUNet {
+  const char* name;
+  const char* folder;  // with config.json and diffusion_pytorch_model.safetensors
+};
+constexpr GoldenUNet kUNets[] = {{"unet_stage1", "tiny-if-I/unet"},
+                                 {"unet_stage2", "tiny-if-II/unet"},
+                                 {"unet_cross_only", "unet_cross_only"}};
+
+UNetConfig golden_config(const std::string& folder) {
+  return UNetConfig::from_json(normalised_unet_config(golden_json(folder + "/config.json")));
+}
+
+SafetensorsSource unet_source(const std::string& folder) {
+  return SafetensorsSource({golden_path(folder + "/diffusion_pytorch_model.safetensors")});
+}
+
+Tensor float_vector(const Tensor& ids) {
+  Tensor t = Tensor::empty({ids.numel()}, DType::F32, kCpu);
+  for (int64_t i = 0; i < ids.numel(); i++) t.data<float>()[i] = float(ids.data<int64_t>()[i]);
+  return t;
+}
+
+// The inputs and the result of a recorded forward pass, run through our network; float32 NCHW.
+Tensor run_golden(const UNet& unet, const SafetensorsFile& io, const Tap& tap = {}) {
+  const Tensor x = ops::nchw_to_nhwc(io.tensor("sample"), DType::F32);
+  const Tensor labels = io.contains("class_labels.i64") ? float_vector(io.tensor("class_labels.i64")) : Tensor();
+  const Conditioning cond = unet.prepare(io.tensor("encoder_hidden_states"));
+  return ops::nhwc_to_nchw(unet.forward(x, float_vector(io.tensor("timestep.i64")), cond, labels, tap));
+}
+
+// Modules that exist in diffusers but are fused into their neighbours here.
+bool is_fused(const std::string& module) {
+  static const std::set<std::string> fused{"conv_norm_out", "time_proj", "encoder_hid_proj"};
+  return fused.count(module) || module.find(".linear_") != std::string::npos || module.rfind("add_embedding.", 0) == 0 ||
+         (module.size() > 4 && module.compare(module.size() - 4, 4, ".act") == 0);
+}
+
+// Records are named MODULE or MODULE@K, the latter flatten(output)[::K].
+void check_activation(const std::string& module, const Tensor& nhwc, const SafetensorsFile& acts) {
+  Tensor got = ops::copy(nhwc, DType::F32);
+  if (got.shape().rank() == 4) got = ops::nhwc_to_nchw(got);
+  for (const std::string& name : acts.names()) {
+    const size_t at = name.find('@');
+    if (name.substr(0, at) != module) continue;
+    const Tensor want = acts.tensor(name);
+    if (at == std::string::npos) return check_close(module, got, want, kTolerance);
+    const int64_t stride = std::stoll(name.substr(at + 1));
+    Tensor thin = Tensor::empty({(got.numel() + stride - 1) / stride}, DType::F32, kCpu);
+    for (int64_t i = 0; i < thin.numel(); i++) thin.data<float>()[i] = got.data<float>()[i * stride];
+    return check_close(name, thin, want, kTolerance);
+  }
+}
+
+const Registration unets([](Suite& suite) {
+  for (const GoldenUNet& g : kUNets) {
+    suite.add(format("%s f32", g.name), [g] {
+      UNet unet(golden_config(g.folder), DType::F32, kCpu);
+      SafetensorsSource source = unet_source(g.folder);
+      unet.load(source);
+      const auto io = golden(std::string(g.name) + "_io"), acts = golden(std::string(g.name) + "_acts");
+      std::set<std::string> seen;
+      const Tensor out = run_golden(unet, *io, [&](const std::string& module, const Tensor& nhwc) {
+        seen.insert(module);
+        check_activation(module, nhwc, *acts);
+      });
+      for (const std::string& name : acts->names()) {
+        const std::string module = name.substr(0, name.find('@'));
+        if (!seen.count(module) && !is_fused(module)) fail_case("no output of %s was seen", module.c_str());
+      }
+      check_close("out", out, io->tensor("out"), kTolerance);
+    });
+    suite.add(format("%s bf16", g.name), [g] {
+      UNet unet(golden_config(g.folder), DType::BF16, kCpu);
+      SafetensorsSource source = unet_source(g.folder);
+      unet.load(source);
+      const auto io = golden(std::string(g.name) + "_io");
+      const double torch_error = golden_json("bf16_error.json").find(g.name)->number();
+      check_close("out", run_golden(unet, *io), io->tensor("out"), kBfloat16 * torch_error);
+    });
+  }
+
+  // Realistic widths; the weights are drawn, not stored (test/golden/wide.json).
+  suite.add("unet_wide f32", [] {
+    const Json recipe = golden_json("wide.json");
+    TorchGenerator generator(uint64_t(recipe.find("seed")->integer()));
+    std::map<std::string, Tensor> weights;
+    for (const Json& parameter : recipe.find("parameters")->items()) {
+      const std::string& name = parameter.items()[0].string();
+      Shape shape;
+      for (const Json& d : parameter.items()[1].items()) shape.push_back(d.integer());
+      Tensor t = Tensor::empty(shape, DType::F32, kCpu);
+      generator.normal(t.data<float>(), t.numel());
+      const bool bias = name.size() > 4 && name.compare(name.size() - 4, 4, "bias") == 0;
+      const float root = float(std::sqrt(double(t.numel() / shape[0])));
+      for (int64_t i = 0; i < t.numel(); i++) {
+        float& v = t.data<float>()[i];
+        v = shape.rank() >= 2 ? v / root : bias ? v * 0.1f : 1 + v * 0.1f;
+      }
+      weights[name] = t;
+    }
+    UNet unet(UNetConfig::from_json(normalised_unet_config(*recipe.find("config"))), DType::F32, kCpu);
+    TensorMapSource source(std::move(weights));
+    unet.load(source);
+    const auto io = golden("wide_io");
+    check_close("out", run_golden(unet, *io), io->tensor("out"), kTolerance);
+  });
+
+  suite.add("unet refuses wrong inputs", [] {
+    const UNetConfig config = golden_config("tiny-if-II/unet");
+    UNet unet(config, DType::F32, kCpu);
+    const Tensor text = Tensor::zeros({2, 3, 64}, DType::F32, kCpu), t = Tensor::zeros({2}, DType::F32, kCpu);
+    const Tensor x = Tensor::zeros({2, 8, 8, 6}, DType::F32, kCpu);
+    expect_error(ErrorCode::InvalidArgument, "no weights are loaded", [&] { unet.prepare(text); });
+    RandomSource source(unet.parameters());
+    unet.load(source);
+    const Conditioning cond = unet.prepare(text), one = unet.prepare(text.slice_first(0, 1));
+    CHECK(ops::all_finite(unet.forward(x, t, cond, t)));
+    const auto refused = [&](const char* part, const Tensor& input, const Conditioning& c, const Tensor& labels) {
+      expect_error(ErrorCode::InvalidArgument, part, [&] { unet.forward(input, t, c, labels); });
+    };
+    refused("multiples of 4, got 8×6", Tensor::zeros({2, 8, 6, 6}, DType::F32, kCpu), cond, t);
+    refused("x must be (batch, height, width, 6)", Tensor::zeros({2, 8, 8, 3}, DType::F32, kCpu), cond, t);
+    refused("cond must hold 2 texts, got 1", x, one, t);
+    refused("class_labels (the noise level) must be given", x, cond, Tensor());
+    expect_error(ErrorCode::InvalidArgument, "t must be (2) f32", [&] { unet.forward(x, Tensor::zeros({3}, DType::F32, kCpu), cond, t); });
+    expect_error(ErrorCode::InvalidArgument, "text must be (batch, tokens, 64)",
+                 [&] { unet.prepare(Tensor::zeros({2, 3, 65}, DType::F32, kCpu)); });
+  });
+
+  suite.add("unet config names the field", [] {
+    const std::string good = normalised_unet_config(golden_json("tiny-if-I/unet/config.json"));
+    const auto refused = [&](const char* from, const char* to, const char* part) {
+      std::string text = good;
+      text.replace(text.find(from), std::string(from).size(), to);
+      expect_error(ErrorCode::InvalidArgument, part, [&] { UNetConfig::from_json(text); });
+    };
+    refused("\"normEps\"", "\"normEpsilon\"", "normEps is missing");
+    refused("\"inChannels\":3", "\"inChannels\":3.5", "inChannels must be a whole number from 1 to 65536, got 3.5");
+    refused("\"actFn\":\"gelu\"", "\"actFn\":\"relu\"", "actFn must be silu or gelu, got \"relu\"");
+    refused("[32,32,64]", "[32,33,64]", "blockOutChannels must be a multiple of normNumGroups 32, got 33");
+    refused("\"layersPerBlock\":[1,1,1]", "\"layersPerBlock\":[1,1]", "layersPerBlock must be a list of 3 entries");
+    refused("\"flipSinToCos\":true", "\"flipSinToCos\":1", "flipSinToCos must be true or false, got 1");
+  });
+});
+
+Tensor int32_of(const Tensor& ids) {
+  Tensor t = Tensor::empty(ids.shape(), DType::I32, kCpu);
+  for (int64_t i = 0; i < ids.numel(); i++) t.data<int32_t>()[i] = int32_t(ids.data<int64_t>()[i]);
+  return t;
+}
+
+const Registration t5([](Suite& suite) {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    suite.add(format("t5_tiny %s", dtype_name(dtype)), [dtype] {
+      T5Encoder encoder(T5Config::from_json(normalised_t5_config(golden_json("tiny-if-I/text_encoder/config.json"))), dtype, kCpu);
+      SafetensorsSource source({golden_path("tiny-if-I/text_encoder/model.safetensors")});
+      encoder.load(source);
+      const auto io = golden("t5_tiny_io");
+      const Tensor out = encoder.forward(int32_of(io->tensor("input_ids.i64")), int32_of(io->tensor("attention_mask.i64")));
+      const double torch_error = golden_json("bf16_error.json").find("t5_tiny")->number();
+      check_close("last_hidden_state", out, io->tensor("last_hidden_state"),
+                  dtype == DType::F32 ? kTolerance : kBfloat16 * torch_error);
+    });
+});
+
+// Shapes and counts of the published networks, on the meta device: no memory is used.
+const Registration published([](Suite& suite) {
+  struct Published {
+    const char *name, *channels, *layers, *down, *up;
+    bool stage2;
+    int64_t parameters, side;
+    double gflop;  // per forward pass of one picture
+  };
+  const char *down4 = R"(["resnet","cross_attn","cross_attn","cross_attn"])", *up4 = R"(["cross_attn","cross_attn","cross_attn","resnet"])";
+  const char *down5 = R"(["resnet","resnet","resnet","cross_attn","cross_attn"])";
+  const char* up5 = R"(["cross_attn","cross_attn","resnet","resnet","resnet"])";
+  for (const Published& m : {Published{"IF-I-M", "[192,384,576,768]", "[3,3,3,3]", down4, up4, false, 371605830, 64, 229.4},
+                             Published{"IF-I-L", "[320,640,960,1280]", "[3,3,3,3]", down4, up4, false, 935365830, 64, 612.1},
+                             Published{"IF-I-XL", "[704,1408,2112,2816]", "[3,3,3,3]", down4, up4, false, 4304695110, 64, 2879.0},
+                             Published{"IF-II-L", "[160,320,640,960,1280]", "[2,2,3,5,5]", down5, up5, true, 1243277190, 256, 3089.8}})
+    suite.add(format("%s has the published size", m.name), [m] {
+      const std::string channels = m.channels, width = channels.substr(channels.rfind(',') + 1, channels.size() - channels.rfind(',') - 2);
+      const std::string heads = m.stage2 ? "[64,64,64,64,64]" : "[64,64,64,64]";
+      const std::string only = m.stage2 ? "[false,false,false,false,false]" : "[false,false,false,false]";
+      const std::string first = channels.substr(1, channels.find(',') - 1);
+      const UNetConfig config = UNetConfig::from_json(
+          std::string("{\"inChannels\":") + (m.stage2 ? "6" : "3") + ",\"outChannels\":6,\"blockOutChannels\":" + channels +
+          ",\"layersPerBlock\":" + m.layers + ",\"downBlocks\":" + m.down + ",\"upBlocks\":" + m.up + ",\"crossAttentionDim\":" +
+          width + ",\"attentionHeadDim\":" + heads + ",\"onlyCrossAttention\":" + only +
+          ",\"midBlockOnlyCrossAttention\":false,\"normNumGroups\":32,\"normEps\":1e-5,\"actFn\":\"gelu\",\"timeEmbeddingDim\":" +
+          (m.stage2 ? "1280" : std::to_string(4 * std::stoll(first))) + ",\"timeEmbeddingActFn\":" + (m.stage2 ? "\"gelu\"" : "null") +
+          ",\"timestepPostAct\":null,\"flipSinToCos\":true,\"freqShift\":0,\"classEmbedType\":" + (m.stage2 ? "\"timestep\"" : "null") +
+          ",\"additionEmbedTypeNumHeads\":64,\"encoderHidDim\":4096,\"resnetSkipTimeAct\":" + (m.stage2 ? "true" : "false") +
+          ",\"resnetOutScaleFactor\":1,\"midBlockScaleFactor\":1,\"crossAttentionNorm\":\"group_norm\"}");
+      UNet unet(config, DType::BF16, kMeta);
+      int64_t parameters = 0;
+      for (const TensorInfo& p : unet.parameters()) parameters += p.shape.numel();
+      if (parameters != m.parameters)
+        fail_case("expected %lld parameters, got %lld", static_cast<long long>(m.parameters), static_cast<long long>(parameters));
+      RandomSource source(unet.parameters());
+      unet.load(source);
+      WorkCounter work;
+      Execution execution;
+      execution.work = &work;
+      ExecutionScope scope(execution);
+      const Conditioning cond = unet.prepare(Tensor::empty({1, 77, 4096}, DType::BF16, kMeta));
+      const Tensor t = Tensor::empty({1}, DType::F32, kMeta);
+      const Tensor y = unet.forward(Tensor::empty({1, m.side, m.side, config.in_channels}, DType::BF16, kMeta), t, cond,
+                                    m.stage2 ? t : Tensor());
+      CHECK((y.shape() == Shape{1, m.side, m.side, 6}));
+      // the reference figures leave out the small products, so they are a little lower
+      if (!(std::abs(work.flops / 1e9 - m.gflop) <= 0.005 * m.gflop))
+        fail_case("expected %g GFLOP within 0.5 %%, got %g", m.gflop, work.flops / 1e9);
+    });
+
+  suite.add("T5-XXL has the published size", [] {
+    const T5Encoder encoder(T5Config::from_json(R"({"vocabSize":32128,"dModel":4096,"dKv":64,"dFf":10240,"numLayers":24,"numHeads":64,
+      "relativeAttentionNumBuckets":32,"relativeAttentionMaxDistance":128,"layerNormEpsilon":1e-6})"), DType::BF16, kMeta);
+    int64_t parameters = 0;
+    for (const TensorInfo& p : encoder.parameters()) parameters += p.shape.numel();
+    CHECK(parameters == 4762310656);
+  });
+});
+
+}  // namespace
+}  // namespace df::test

@@ -1,0 +1,100 @@
+#include "op_case.h"
+
+#include <cmath>
+
+#include "core/execution.h"
+#include "cpu/reference/reference_backend.h"
+#include "cpu/reference/values.h"
+
+namespace df::test {
+namespace {
+
+// Inputs and expectation of a case, kept for its instruction sets.
+struct Prepared {
+  OpCall call;
+  Expected want;
+};
+
+// Only the latest case is kept: they run in order.
+const Prepared& prepare(const std::string& name, const std::function<OpCall(Random&)>& make) {
+  static std::string latest;
+  static Prepared prepared;
+  if (latest != name) {
+    latest.clear();
+    Random random(name);
+    prepared.call = make(random);
+    prepared.want = prepared.call.expected();
+    latest = name;
+  }
+  return prepared;
+}
+
+Tensor run_on(Backend& backend, const OpCall& call, Layout layout, int threads) {
+  static ThreadPool* const pools[] = {new ThreadPool(1), new ThreadPool(2), new ThreadPool(3)};
+  Execution execution;
+  execution.pool = pools[threads - 1];
+  ExecutionScope scope(execution);
+  Tensor y = guarded(call.shape, call.dtype, layout);
+  call.run(backend, y);
+  check_guard(y, layout);
+  return y;
+}
+
+void check_backend(const CpuIsa& isa, const Prepared& p) {
+  if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
+  Backend& backend = cpu_backend(isa.name);
+  const Layout layout = p.call.strided ? Layout::Strided : Layout::Dense;
+  const Tensor y = run_on(backend, p.call, layout, 1);
+  std::string error = mismatch(y, p.want);
+  if (!error.empty()) fail_case("%s", error.c_str());
+  for (int threads = 2; threads <= 3; threads++) {
+    error = different_bits(y, run_on(backend, p.call, layout, threads));
+    if (!error.empty()) fail_case("1 and %d threads: %s", threads, error.c_str());
+  }
+  if (!p.call.strided) return;
+  error = mismatch(run_on(backend, p.call, Layout::Dense, 1), p.want);
+  if (!error.empty()) fail_case("contiguous result: %s", error.c_str());
+}
+
+void check_ops(const Prepared& p) {
+  WorkCounter cpu_work, meta_work;
+  Execution execution;
+  ExecutionScope scope(execution);
+  execution.work = &cpu_work;
+  const Tensor y = p.call.op(kCpu);
+  CHECK(y.shape() == p.call.shape && y.dtype() == p.call.dtype && y.device() == kCpu);
+  const std::string error = mismatch(y, p.want);
+  if (!error.empty()) fail_case("%s", error.c_str());
+  execution.work = &meta_work;
+  const Tensor m = p.call.op(kMeta);
+  CHECK(m.shape() == p.call.shape && m.dtype() == p.call.dtype && m.device() == kMeta);
+  CHECK(cpu_work.flops == meta_work.flops);
+}
+
+}  // namespace
+
+void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make) {
+  for (const CpuIsa& isa : cpu_isas())
+    suite.add(name + " isa=" + isa.name, [=] { check_backend(isa, prepare(name, make)); });
+  suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
+}
+
+double accumulation_error(int64_t terms) { return kFloat * (4 + std::sqrt(double(terms))); }
+
+std::vector<double> scaled(const Tensor& values, double factor) {
+  auto v = reference::load(values);
+  for (double& x : v) x = x * factor + kTiny;
+  return v;
+}
+
+Tensor oracle(const Shape& shape, const std::function<void(Backend&, Tensor&)>& run) {
+  static ThreadPool* const pool = new ThreadPool(2);
+  Execution execution;
+  execution.pool = pool;
+  ExecutionScope scope(execution);
+  Tensor y = Tensor::empty(shape, DType::F32, kCpu);
+  run(reference_backend(), y);
+  return y;
+}
+
+}  // namespace df::test
