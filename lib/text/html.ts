@@ -69,7 +69,6 @@ const RAW_TEXT_END = { script: /<\/\s*script\s*>/gi, style: /<\/\s*style\s*>/gi 
  * as HTML 5 says.
  */
 export function htmlText(html: string): string {
-  if (!/[<&]/.test(html)) return html;
   return new TextExtractor(html).run();
 }
 
@@ -111,9 +110,9 @@ class TextExtractor {
   }
 
   /** Ends a run of text. Runs of nothing but white space are shortened. */
-  private flush(): void {
+  private flush(visible = this.hidden === 0): void {
     const run = this.pending;
-    if (this.hidden === 0) this.text += /^[ \t\n\f\r]+$/.test(run) ? (run.includes('\n') ? '\n' : ' ') : run;
+    if (visible) this.text += /^[ \t\n\f\r]+$/.test(run) ? (run.includes('\n') ? '\n' : ' ') : run;
     this.pending = '';
   }
 
@@ -205,7 +204,7 @@ class TextExtractor {
     this.flush();
     if (section?.[1]!.toLowerCase() === 'cdata') {
       this.pending = html.slice(offset + '<![cdata['.length, end.index);
-      this.flush();
+      this.flush(true);
     }
     return end.end;
   }

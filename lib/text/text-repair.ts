@@ -6,20 +6,22 @@ const CONTINUATION = `[\\x80-\\xbf${WINDOWS_1252_C1}]`;
 const SEQUENCE = `[\\xc2-\\xdf]${CONTINUATION}|[\\xe0-\\xef]${CONTINUATION}{2}|[\\xf0-\\xf4]${CONTINUATION}{3}`;
 const MOJIBAKE = new RegExp(`(?:${SEQUENCE})+`, 'gu');
 const ONE_SEQUENCE = new RegExp(`^(?:${SEQUENCE})$`, 'u');
-// A single sequence is taken for mojibake only if it begins like one of accented Latin letters, of punctuation (U+2000 …) or
-// of emoji (U+1F000 …): "café……" also is three bytes of valid UTF-8.
-const TELLING = /^(?:[ÂÃ]|â[€\x80]|ð[Ÿ\x9f])/u;
+// A line is repaired if it has two sequences side by side, or one that begins like those of accented Latin letters, of
+// punctuation and arrows (U+2000-U+233F) or of emoji (U+1F000 …): "café……" also is three bytes of valid UTF-8.
+const TELLING = /^(?:[ÂÃ]|â[€\x80‚†ˆ‰Š‹Œ]|ð[Ÿ\x9f])/u;
 const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-function repairMojibake(text: string): string {
-  return text.replace(MOJIBAKE, (run) => {
-    if (ONE_SEQUENCE.test(run) && !TELLING.test(run)) return run;
+function repairMojibake(line: string): string {
+  const runs = line.match(MOJIBAKE) ?? [];
+  if (!runs.some((run) => TELLING.test(run) || !ONE_SEQUENCE.test(run))) return line;
+  const repaired = line.replace(MOJIBAKE, (run) => {
     try {
       return strictUtf8.decode(Uint8Array.from(run, (character) => BYTE_OF.get(character) ?? character.charCodeAt(0)));
     } catch {
       return run;
     }
   });
+  return repaired === line ? line : repairMojibake(repaired); // encoded twice; a run halves each time, so this ends soon
 }
 
 // Two letters in one character: typographic ligatures, Dutch ij, Afrikaans 'n and the digraphs of Serbian and Croatian.
@@ -60,8 +62,8 @@ function unescapeStrict(text: string): string {
  * Windows-1252; Latin ligatures; full-width and half-width forms; curly quotes; line ends; unpaired surrogates; terminal
  * escapes; control characters; NFC.
  *
- * Not covered: ftfy's statistics of when text is bad (a single odd sequence is repaired here only if it is a common one), other
- * encodings (Mac Roman, Windows-1250 …), lost bytes, no-break spaces that became spaces, and references in capitals.
+ * Not covered: ftfy's full table of what is unlikely text (see TELLING for what is used instead), other encodings (Mac Roman,
+ * Windows-1250 …), lost bytes, no-break spaces that became spaces, and references in capitals.
  */
 export function fixText(text: string): string {
   let unescape = true;

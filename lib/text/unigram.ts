@@ -55,7 +55,7 @@ class ByteWriter {
 /**
  * A unigram language model tokenizer (Kudo 2018, "Subword Regularization") that gives the ids of Google's
  * `SentencePieceProcessor::EncodeAsIds`: the text is normalised, then cut into the pieces whose scores have the greatest
- * sum (Viterbi in float32, as there, so that near ties fall the same way).
+ * sum (Viterbi with float32 sums, as there, so that near ties fall the same way).
  */
 export class UnigramModel {
   /** The id of unknown characters. */
@@ -84,7 +84,7 @@ export class UnigramModel {
     const symbols = pieces.filter((piece) => piece.type === PieceType.userDefined);
     this.userDefined = symbols.length > 0 ? new ByteTrie(symbols.reduce((sum, piece) => sum + piece.bytes.length, 0)) : undefined;
     let minScore = Infinity;
-    let maxScore = -Infinity;
+    let maxScore = 2 ** -126; // FLT_MIN, where src/unigram_model.cc begins: all scores are below
     let unknownId = -1;
     pieces.forEach((piece, id) => {
       if (piece.bytes.length === 0) fail(`piece ${id} is empty`);
@@ -193,7 +193,7 @@ export class UnigramModel {
         if (id < 0) continue;
         const { type, score } = this.pieces[id]!;
         if (type === PieceType.unused) continue;
-        // A user-defined symbol always wins: src/unigram_model.cc gives it length * max_score - 0.1.
+        // A user-defined symbol is to be chosen: src/unigram_model.cc gives it this score whatever the file says.
         offer(start, end, id, type === PieceType.userDefined ? Math.fround((end - start) * this.maxScore - 0.1) : score);
         if (end - start === character) known = true;
       }

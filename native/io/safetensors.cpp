@@ -83,11 +83,13 @@ SafetensorsFile::Entry read_entry(const std::string& path, const std::string& na
   }
   if (empty) bytes = 0;
   for (const Json& o : offsets->items())
-    if (!o.is_integer() || o.integer() < 0) bad_tensor(path, name, "\"data_offsets\" must hold whole numbers from 0 on");
+    if (!o.is_integer() || o.integer() < 0)
+      bad_tensor(path, name, "\"data_offsets\" must hold whole numbers from 0 on");
   const int64_t begin = offsets->items()[0].integer(), end = offsets->items()[1].integer();
   if (begin > end || uint64_t(end) > data_size)
-    bad_tensor(path, name, format("bytes [%lld, %lld) are outside of the %zu bytes of data; the file is damaged or cut off",
-                                  static_cast<long long>(begin), static_cast<long long>(end), data_size));
+    bad_tensor(path, name,
+               format("bytes [%lld, %lld) are outside of the %zu bytes of data; the file is damaged or cut off",
+                      static_cast<long long>(begin), static_cast<long long>(end), data_size));
   if (end - begin != bytes)
     bad_tensor(path, name, format("%s of %s needs %lld bytes, the offsets span %lld", shape_text(e.shape).c_str(),
                                   type->name, static_cast<long long>(bytes), static_cast<long long>(end - begin)));
@@ -161,8 +163,8 @@ void SafetensorsFile::check_layout() {
   size_t at = 0;
   for (Entry& e : entries_) {
     if (e.begin != at)
-      bad_tensor(path_, e.name, format("begins at byte %zu of the data, the tensor before it ends at %zu: %s", e.begin, at,
-                                       e.begin < at ? "they overlap" : "there is a hole"));
+      bad_tensor(path_, e.name, format("begins at byte %zu of the data, the tensor before it ends at %zu: %s", e.begin,
+                                       at, e.begin < at ? "they overlap" : "there is a hole"));
     at = e.end;
     e.begin += data_start_;
     e.end += data_start_;

@@ -63,8 +63,8 @@ class SafetensorsFile : public std::enable_shared_from_this<SafetensorsFile> {
   Metadata metadata_;
 };
 
-/// Writes a file piece by piece into a temporary file next to `path`, which replaces `path` when all is there. The bytes
-/// are those that the Python library writes: tensors by falling dtype, then by name, header padded to 8 bytes.
+/// Writes a file piece by piece into a temporary file next to `path`, which replaces `path` when all is there. The
+/// bytes are those that the Python library writes: tensors by falling dtype, then by name, header padded to 8 bytes.
 class SafetensorsWriter {
  public:
   /// Lays out the file. Throws INVALID_ARGUMENT for repeated or reserved names, IO with the system's reason.

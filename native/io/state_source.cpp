@@ -30,7 +30,9 @@ uint32_t hash(const std::string& text) {
   return h;
 }
 
-template <class T> void fill(T* out, int64_t n, const std::vector<float>& normal, int64_t start, float mean, float scale) {
+// out[i] = mean + scale * normal[start + i], around and around.
+template <class T>
+void fill(T* out, int64_t n, const std::vector<float>& normal, int64_t start, float mean, float scale) {
   parallel_ranges(n, 1 << 20, [&](int64_t begin, int64_t end) {
     int64_t at = (start + begin) % kDrawn;
     for (int64_t i = begin; i < end; i++) {
@@ -95,7 +97,9 @@ Tensor RandomSource::read(const std::string& name) {
     case DType::F32: fill(t.data<float>(), n, normal_, start, mean, scale); break;
     case DType::BF16: fill(t.data<BFloat16>(), n, normal_, start, mean, scale); break;
     case DType::F16: fill(t.data<Float16>(), n, normal_, start, mean, scale); break;
-    default: fail(ErrorCode::InvalidArgument, "random weights: \"%s\" has the integer type %s", name.c_str(), dtype_name(info.dtype));
+    default:
+      fail(ErrorCode::InvalidArgument, "random weights: \"%s\" has the integer type %s", name.c_str(),
+           dtype_name(info.dtype));
   }
   return t;
 }

@@ -19,8 +19,8 @@ Tensor TimestepEmbedding::forward(const Tensor& t) const {
   return params_.post_activation == Activation::None ? h : ops::activation(h, params_.post_activation);
 }
 
-TextTimeEmbedding::TextTimeEmbedding(ParameterStore& p, const std::string& name, int64_t text_dim, int64_t embedding_dim,
-                                     int heads)
+TextTimeEmbedding::TextTimeEmbedding(ParameterStore& p, const std::string& name, int64_t text_dim,
+                                     int64_t embedding_dim, int heads)
     : text_dim_(text_dim),
       heads_(heads),
       norm1_(p, name + ".norm1", text_dim),
@@ -32,16 +32,17 @@ TextTimeEmbedding::TextTimeEmbedding(ParameterStore& p, const std::string& name,
 
 Tensor TextTimeEmbedding::forward(const Tensor& text) const {
   const int64_t batch = text.dim(0), tokens = text.dim(1) + 1;
-  const Tensor x = ops::prepend_mean_token(norm1_.forward(text), positional_embedding_->reshape({text_dim_}));  // (B, T+1, C)
-  const Tensor mean_token = x.reshape({batch, tokens * text_dim_}).slice_last(0, text_dim_);                    // (B, C)
+  const Tensor position = positional_embedding_->reshape({text_dim_});
+  const Tensor x = ops::prepend_mean_token(norm1_.forward(text), position);                   // (B, T+1, C)
+  const Tensor mean_token = x.reshape({batch, tokens * text_dim_}).slice_last(0, text_dim_);  // (B, C)
   const Tensor q = q_proj_.forward(mean_token).reshape({batch, 1, text_dim_});
-  const Tensor kv = kv_proj_.forward(x);                                                                        // (B, T+1, 2C)
+  const Tensor kv = kv_proj_.forward(x);                                                      // (B, T+1, 2C)
   AttentionParams params;
   params.heads = heads_;
   params.scale = float(1 / std::sqrt(double(text_dim_ / heads_)));
   params.segments = {{kv.slice_last(0, text_dim_), kv.slice_last(text_dim_, text_dim_)}};
   const Tensor pooled = ops::attention(q, params).reshape({batch, text_dim_});
-  return norm2_.forward(proj_.forward(pooled));                                                                 // (B, embedding_dim)
+  return norm2_.forward(proj_.forward(pooled));                                               // (B, embedding_dim)
 }
 
 }  // namespace df

@@ -28,8 +28,8 @@ Conv2d::Conv2d(ParameterStore& p, const std::string& name, int64_t in, int64_t o
       padding_(kernel / 2) {}
 
 Tensor Conv2d::forward(const Tensor& x, const Tensor& residual, float scale, const Tensor& into) const {
-  return ops::conv2d(x, *weight_, {.stride = 1, .padding = padding_}, {.bias = *bias_, .residual = residual, .scale = scale},
-                     into);
+  const Epilogue epilogue{.bias = *bias_, .residual = residual, .scale = scale};
+  return ops::conv2d(x, *weight_, {.stride = 1, .padding = padding_}, epilogue, into);
 }
 
 GroupNorm::GroupNorm(ParameterStore& p, const std::string& name, int64_t channels, int groups, float eps)
@@ -48,7 +48,9 @@ GroupNormParams GroupNorm::params(Activation activation) const {
   return p;
 }
 
-Tensor GroupNorm::forward(const Tensor& x, Activation activation) const { return ops::group_norm(x, params(activation)); }
+Tensor GroupNorm::forward(const Tensor& x, Activation activation) const {
+  return ops::group_norm(x, params(activation));
+}
 
 Tensor GroupNorm::forward(const Tensor& x, const Tensor& scale_shift, Activation activation) const {
   const int64_t channels = x.dim(-1);

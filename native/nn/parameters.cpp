@@ -27,12 +27,12 @@ Tensor to_engine(const Tensor& t, DType dtype) {
   return same_order.dtype() == dtype ? same_order : ops::copy(same_order, dtype);
 }
 
-Tensor to_file(const Tensor& t, const Shape& file, DType dtype) {
-  if (file.rank() == 4 && file[2] * file[3] > 1) {
-    const Tensor permuted = ops::nhwc_to_nchw(t);  // float32
-    return dtype == DType::F32 ? permuted : ops::copy(permuted, dtype);
-  }
-  return t.reshape(file);
+// Part i of the (parts, elements) that `ParameterStore::unpack` gives.
+Tensor part_in_file_layout(const Parameter& p, const Tensor& parts, int64_t i) {
+  const Tensor part = parts.slice_first(i, 1);
+  if (p.shape.rank() != 4 || p.shape[2] * p.shape[3] == 1) return part.reshape(p.shape);
+  const Tensor permuted = ops::nhwc_to_nchw(part.reshape(engine_shape(p.shape)));  // float32
+  return p.dtype == DType::F32 ? permuted : ops::copy(permuted, p.dtype);
 }
 
 }  // namespace
@@ -205,7 +205,7 @@ Tensor ParameterStore::read(const std::string& name) const {
   if (found == index_.end()) fail(ErrorCode::NotFound, "%s: no parameter \"%s\"", model_.c_str(), name.c_str());
   const auto [parameter, part] = found->second;
   const Parameter& p = parameters_[parameter];
-  return to_file(unpack(p).slice_first(part, 1).reshape(engine_shape(p.shape)), p.shape, p.dtype);
+  return part_in_file_layout(p, unpack(p), part);
 }
 
 std::vector<NamedTensor> ParameterStore::state_dict() const {
@@ -214,7 +214,7 @@ std::vector<NamedTensor> ParameterStore::state_dict() const {
   for (const Parameter& p : parameters_) {
     const Tensor parts = unpack(p);
     for (size_t i = 0; i < p.names.size(); i++)
-      all.push_back({p.names[i], to_file(parts.slice_first(int64_t(i), 1).reshape(engine_shape(p.shape)), p.shape, p.dtype)});
+      all.push_back({p.names[i], part_in_file_layout(p, parts, int64_t(i))});
   }
   return all;
 }

@@ -1,5 +1,5 @@
-// The parameters of one model: declared with their names and shapes in the file, loaded as a stream, given back under the
-// same names. Modules hold pointers into the store, which owns everything; so a model is one flat list as well.
+// The parameters of one model: declared with their names and shapes in the file, loaded as a stream, given back under
+// the same names. Modules hold pointers into the store, which owns everything; so a model is one flat list as well.
 #pragma once
 #include <deque>
 #include <functional>
@@ -43,9 +43,9 @@ class ParameterStore {
   void alias(const std::string& name, const std::string& other);
 
   /// Reads every declared tensor: converted, checked to be finite, packed, and its source pages released, one after the
-  /// other, so that the peak is the packed model plus one tensor. Heeds cancellation between tensors. Throws one WEIGHTS
-  /// error that lists all missing, unexpected and misshapen tensors (before anything is read), or all that are not
-  /// finite; CANCELLED; what the source throws. After an error the model has no weights.
+  /// other, so that the peak is the packed model plus one tensor. Heeds cancellation between tensors. Throws one
+  /// WEIGHTS error that lists all missing, unexpected and misshapen tensors (before anything is read), or all that are
+  /// not finite; CANCELLED; what the source throws. After an error the model has no weights.
   void load(StateSource& source, const LoadProgress& progress);
   /// Throws INVALID_ARGUMENT when `load` has not succeeded yet.
   void check_loaded() const;

@@ -15,8 +15,8 @@ struct ResnetBlockParams {
   std::optional<Resample> resample;      ///< of the hidden states after norm1 and activation, and of the shortcut
 };
 
-/// Residual block with scale-shift time embedding (diffusers resnet.py ResnetBlock2D, time_embedding_norm="scale_shift";
-/// Dhariwal & Nichol 2021, section 3.1, "adaptive group normalization").
+/// Residual block with scale-shift time embedding (diffusers resnet.py ResnetBlock2D,
+/// time_embedding_norm="scale_shift"; Dhariwal & Nichol 2021, "adaptive group normalization").
 class ResnetBlock {
  public:
   ResnetBlock(ParameterStore& p, const std::string& name, const ResnetBlockParams& params);

@@ -27,7 +27,8 @@ Tensor T5Block::forward(const Tensor& x, const Tensor& position_bias, const Tens
   params.mask = mask;
   const Tensor h = o_.forward(ops::attention(qkv.slice_last(0, inner_), params), x);  // (B, T, d_model)
   const Tensor wi = wi_.forward(ops::rms_norm(h, *feed_forward_norm_, eps_));         // (B, T, 2 * d_ff)
-  return wo_.forward(ops::gated_activation(wi.slice_last(0, d_ff_), wi.slice_last(d_ff_, d_ff_), Activation::GeluTanh), h);
+  const Tensor gate = wi.slice_last(0, d_ff_), up = wi.slice_last(d_ff_, d_ff_);
+  return wo_.forward(ops::gated_activation(gate, up, Activation::GeluTanh), h);
 }
 
 T5Encoder::T5Encoder(const T5Config& c, DType dtype, Device device)

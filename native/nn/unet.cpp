@@ -65,8 +65,8 @@ void UNet::check_inputs(const Tensor& x, const Tensor& t, const Conditioning& co
            x.shape().str().c_str());
   const long long multiple = config_.size_multiple(), batch = x.dim(0);
   DF_CHECK(x.dim(1) > 0 && x.dim(2) > 0 && x.dim(1) % multiple == 0 && x.dim(2) % multiple == 0,
-           "unet: height and width must be multiples of %lld, got %lld×%lld", multiple, static_cast<long long>(x.dim(1)),
-           static_cast<long long>(x.dim(2)));
+           "unet: height and width must be multiples of %lld, got %lld×%lld", multiple,
+           static_cast<long long>(x.dim(1)), static_cast<long long>(x.dim(2)));
   DF_CHECK(t.defined() && t.shape() == Shape{batch} && t.dtype() == DType::F32,
            "unet: t must be (%lld) f32, got %s %s", batch, t.shape().str().c_str(), dtype_name(t.dtype()));
   DF_CHECK(cond.pooled.defined() && cond.text.size() == size_t(attention_count_),

@@ -15,14 +15,14 @@ class UNet : public Module {
   UNet(const UNetConfig& config, DType dtype, Device device);
   const UNetConfig& config() const { return config_; }
 
-  /// Everything that depends on the text alone, for all steps of a picture: keys and values of every attention block and
-  /// the pooled embedding. text (B, T, encoder_hid_dim) of any floating dtype; `pooled_text` (B, T', encoder_hid_dim) is
-  /// what the pooled embedding reads, by default the same text.
+  /// Everything that depends on the text alone, for all steps of a picture: keys and values of every attention block
+  /// and the pooled embedding. text (B, T, encoder_hid_dim) of any floating dtype; `pooled_text` (B, T',
+  /// encoder_hid_dim) is what the pooled embedding reads, by default the same text.
   Conditioning prepare(const Tensor& text, const Tensor& pooled_text = {}) const;
 
   /// x (B, H, W, in_channels) of any floating dtype, t (B) float32, `cond` of this model for B texts, class_labels (B)
-  /// float32 if and only if the config has a class embedding → (B, H, W, out_channels) in the compute dtype. H and W must
-  /// be multiples of config.size_multiple(); INVALID_ARGUMENT otherwise.
+  /// float32 if and only if the config has a class embedding → (B, H, W, out_channels) in the compute dtype. H and W
+  /// must be multiples of config.size_multiple(); INVALID_ARGUMENT otherwise.
   Tensor forward(const Tensor& x, const Tensor& t, const Conditioning& cond, const Tensor& class_labels = {},
                  const Tap& tap = {}) const;
 

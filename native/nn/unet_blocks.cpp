@@ -49,8 +49,8 @@ DownBlock::DownBlock(ParameterStore& p, const UNetConfig& c, int level, int& att
   for (int64_t i = 0; i < c.layers_per_block[level]; i++, in = out_channels_) {
     resnets_.emplace_back(p, child(name, "resnets", i), resnet_params(c, in, out_channels_, c.resnet_out_scale_factor));
     if (c.down_attention[level])
-      attentions_.emplace_back(p, child(name, "attentions", i), attention_params(c, level, c.only_cross_attention[level]),
-                               attention_count++);
+      attentions_.emplace_back(p, child(name, "attentions", i),
+                               attention_params(c, level, c.only_cross_attention[level]), attention_count++);
   }
   if (level + 1 < c.levels())
     downsampler_.emplace(p, child(name, "downsamplers", 0),
@@ -102,10 +102,11 @@ UpBlock::UpBlock(ParameterStore& p, const UNetConfig& c, int index, int& attenti
   for (int64_t i = 0; i < layers; i++, hidden = out) {
     const int64_t skip = i == layers - 1 ? finer : out;
     hidden_channels.insert(hidden_channels.begin(), hidden);
-    resnets_.emplace_back(p, child(name, "resnets", i), resnet_params(c, hidden + skip, out, c.resnet_out_scale_factor));
+    resnets_.emplace_back(p, child(name, "resnets", i),
+                          resnet_params(c, hidden + skip, out, c.resnet_out_scale_factor));
     if (c.up_attention[index])
-      attentions_.emplace_back(p, child(name, "attentions", i), attention_params(c, level, c.only_cross_attention[level]),
-                               attention_count++);
+      attentions_.emplace_back(p, child(name, "attentions", i),
+                               attention_params(c, level, c.only_cross_attention[level]), attention_count++);
   }
   if (index < last)
     upsampler_.emplace(p, child(name, "upsamplers", 0),
@@ -115,9 +116,11 @@ UpBlock::UpBlock(ParameterStore& p, const UNetConfig& c, int index, int& attenti
 Tensor UpBlock::forward(const BlockInputs& in, SkipStack& skips) const {
   Tensor x;
   for (size_t i = 0; i < resnets_.size(); i++) {
-    const Tensor joined = skips.pop();  // (B, H, W, hidden + skip)
+    Tensor joined = skips.pop();  // (B, H, W, hidden + skip)
     const Tensor into = i + 1 < resnets_.size() ? skips.hidden() : Tensor();
-    x = tapped(in.tap, resnets_[i].name(), resnets_[i].forward(joined, in.embedding, attentions_.empty() ? into : Tensor()));
+    x = resnets_[i].forward(joined, in.embedding, attentions_.empty() ? into : Tensor());
+    joined = Tensor();  // freed before the attention
+    x = tapped(in.tap, resnets_[i].name(), x);
     if (attentions_.empty()) continue;
     const AttentionBlock& attention = attentions_[i];
     x = tapped(in.tap, attention.name(), attention.forward(x, in.cond.text[attention.index()], into));

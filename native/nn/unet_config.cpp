@@ -6,7 +6,7 @@
 namespace df {
 namespace {
 
-// The limits of lib/models: far above every published network, so that a wrong number is refused before it is allocated.
+// The limits of lib/models: far above every published network, so that a wrong number is refused before any allocation.
 constexpr int64_t kMaxChannels = 65536, kMaxLayers = 64;
 
 void check_divides(const char* field, int64_t width, int64_t by, const char* what) {
@@ -22,7 +22,8 @@ void check_widths(const UNetConfig& c) {
     if (c.down_attention[i] || c.up_attention[levels - 1 - i] || i == levels - 1)
       check_divides("blockOutChannels", c.block_out_channels[i], c.attention_head_dim[i], "attentionHeadDim");
   }
-  if (c.cross_attention_norm) check_divides("crossAttentionDim", c.cross_attention_dim, 32, "the groups of norm_cross,");
+  if (c.cross_attention_norm)
+    check_divides("crossAttentionDim", c.cross_attention_dim, 32, "the groups of norm_cross,");
   check_divides("encoderHidDim", c.encoder_hid_dim, c.addition_embed_type_num_heads, "additionEmbedTypeNumHeads");
 }
 

@@ -7,8 +7,8 @@
 
 namespace df {
 
-/// A UNet2DConditionModel of the DeepFloyd IF family. The fields are those of lib/models/unet-config.ts, which describes
-/// them; lists have one entry per level, finest first, `up_attention` one per up block, coarsest first.
+/// A UNet2DConditionModel of the DeepFloyd IF family. The fields are those of lib/models/unet-config.ts, which
+/// describes them; lists have one entry per level, finest first, `up_attention` one per up block, coarsest first.
 struct UNetConfig {
   int64_t in_channels = 0, out_channels = 0;
   std::vector<int64_t> block_out_channels;

@@ -20,8 +20,8 @@ double relative_error(const Tensor& got, const Tensor& want);
 /// Fails the case unless relative_error <= tolerance.
 void check_close(const std::string& what, const Tensor& got, const Tensor& want, double tolerance);
 
-/// diffusers' unet/config.json of the test networks as the normalised JSON that UNetConfig::from_json reads. Fields that
-/// are absent have diffusers' defaults.
+/// diffusers' unet/config.json of the test networks as the normalised JSON that UNetConfig::from_json reads. Fields
+/// that are absent have diffusers' defaults.
 std::string normalised_unet_config(const Json& diffusers);
 /// The same for transformers' text_encoder/config.json.
 std::string normalised_t5_config(const Json& transformers);

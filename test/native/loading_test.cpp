@@ -14,8 +14,13 @@
 namespace df::test {
 namespace {
 
-UNetConfig config() { return UNetConfig::from_json(normalised_unet_config(golden_json("tiny-if-II/unet/config.json"))); }
-SafetensorsSource file() { return SafetensorsSource({golden_path("tiny-if-II/unet/diffusion_pytorch_model.safetensors")}); }
+UNetConfig config() {
+  return UNetConfig::from_json(normalised_unet_config(golden_json("tiny-if-II/unet/config.json")));
+}
+
+SafetensorsSource file() {
+  return SafetensorsSource({golden_path("tiny-if-II/unet/diffusion_pytorch_model.safetensors")});
+}
 
 T5Config t5_config() {
   return T5Config::from_json(normalised_t5_config(golden_json("tiny-if-I/text_encoder/config.json")));
@@ -98,8 +103,8 @@ const Registration errors([](Suite& suite) {
     tensors["conv_out.bias"] = Tensor::zeros({7}, DType::F32, kCpu);
     tensors["conv_out.weight"] = Tensor::zeros({6, 32, 3, 3}, DType::I32, kCpu);
     refused("2 missing: conv_in.weight, mid_block.attentions.0.to_k.weight");
-    refused("2 of another shape or type: conv_out.weight (expected (6, 32, 3, 3), got (6, 32, 3, 3) i32), conv_out.bias "
-            "(expected (6,), got (7,))");
+    refused("2 of another shape or type: conv_out.weight (expected (6, 32, 3, 3), got (6, 32, 3, 3) i32), "
+            "conv_out.bias (expected (6,), got (7,))");
     refused("1 unexpected: conv_in.wieght");
     tensors.clear();
     refused(" and " + std::to_string(unet.parameters().size() - 20) + " more");

@@ -114,6 +114,7 @@ template <class T> void attention(const AttentionRows* problem, float* scores, v
         TileTarget<T> t;
         t.partial = scores + r * stride + p * kPanel;
         t.partial_stride = stride;
+        t.columns = int(smaller<int64_t>(kPanel, g.tokens - p * kPanel));
         run_tile<T>(n, 1, width / unit, a, &b, t);
         r += n;
       }
@@ -132,6 +133,7 @@ template <class T> void attention(const AttentionRows* problem, float* scores, v
         b = static_cast<const T*>(g.values) + c * groups * unit;
         TileTarget<T> t;
         t.partial = product;
+        t.columns = columns;
         run_tile<T>(n, 1, groups, a, &b, t);
         for (int i = 0; i < n; i++) {
           T* out = y + (q0 + r + i) * g.y_stride + c;

@@ -16,21 +16,22 @@ template <class T> struct TileTarget {
   int columns = kPanel;      // columns of this panel that exist
 };
 
-/// a: ROWS row pointers per segment, K contiguous; b: one packed block per segment; `steps` units of K in each.
-template <class T, int ROWS>
+/// The first VECTORS vectors of a panel's columns. a: ROWS row pointers per segment, K contiguous; b: one packed block per
+/// segment; `steps` units of K in each.
+template <class T, int ROWS, int VECTORS>
 __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const T* const* b, const TileTarget<T>& t) {
   typedef Product<T> P;
-  Vec acc[ROWS][kTileVectors];
+  Vec acc[ROWS][VECTORS];
   if (t.resume) {
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileVectors; j++) acc[i][j] = load(t.partial + i * t.partial_stride + j * kLanes);
+      for (int j = 0; j < VECTORS; j++) acc[i][j] = load(t.partial + i * t.partial_stride + j * kLanes);
   } else {
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileVectors; j++) acc[i][j] = set1(0);
+      for (int j = 0; j < VECTORS; j++) acc[i][j] = set1(0);
   }
   for (int s = 0; s < segments; s++, a += ROWS) {
     const T* row[ROWS];
@@ -41,14 +42,14 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
     for (int64_t k = 0; k < steps; k++) {
 #pragma GCC unroll 2
       for (int half = 0; half < P::halves; half++) {
-        Vec bv[kTileVectors];
+        Vec bv[VECTORS];
 #pragma GCC unroll 4
-        for (int j = 0; j < kTileVectors; j++) bv[j] = P::b(panel + (k * kTileVectors + j) * kLanes * P::unit, half);
+        for (int j = 0; j < VECTORS; j++) bv[j] = P::b(panel + (k * kTileVectors + j) * kLanes * P::unit, half);
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++) {
           const Vec av = P::a(row[i] + k * P::unit, half);
 #pragma GCC unroll 4
-          for (int j = 0; j < kTileVectors; j++) acc[i][j] = P::fma(av, bv[j], acc[i][j]);
+          for (int j = 0; j < VECTORS; j++) acc[i][j] = P::fma(av, bv[j], acc[i][j]);
         }
       }
     }
@@ -57,12 +58,12 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileVectors; j++) store(t.partial + i * t.partial_stride + j * kLanes, acc[i][j]);
+      for (int j = 0; j < VECTORS; j++) store(t.partial + i * t.partial_stride + j * kLanes, acc[i][j]);
     return;
   }
   const Vec scale = set1(t.scale);
 #pragma GCC unroll 4
-  for (int j = 0; j < kTileVectors; j++) {
+  for (int j = 0; j < VECTORS; j++) {
     const int n = t.columns - j * kLanes, c = j * kLanes;
     if (n >= kLanes) {
       const Vec bias = t.bias ? load(t.bias + c) : set1(0);
@@ -84,10 +85,15 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
   }
 }
 
-template <class T, int ROWS = kTileRows>
+template <class T, int ROWS = kTileRows, int VECTORS = kTileVectors>
 DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const T* const* b, const TileTarget<T>& t) {
-  if (rows == ROWS) tile<T, ROWS>(segments, steps, a, b, t);
-  else if constexpr (ROWS > 1) run_tile<T, ROWS - 1>(rows, segments, steps, a, b, t);
+  if constexpr (VECTORS > 1) {
+    if (t.columns <= (VECTORS - 1) * kLanes) return run_tile<T, ROWS, VECTORS - 1>(rows, segments, steps, a, b, t);
+  }
+  if constexpr (ROWS > 1) {
+    if (rows < ROWS) return run_tile<T, ROWS - 1, VECTORS>(rows, segments, steps, a, b, t);
+  }
+  tile<T, ROWS, VECTORS>(segments, steps, a, b, t);
 }
 
 /// Rows of the next tile. The last kTileRows+1 … 2*kTileRows-1 rows become two nearly equal tiles: one of 1 or 2 rows has

@@ -16,13 +16,16 @@ void ReferenceBackend::embedding(Tensor& y, const Tensor& ids, const Tensor& tab
     reference::store_row(y, i, values.data() + id[i / columns * ids.row_stride() + i % columns] * channels);
 }
 
+// In float32 as in diffusers (embeddings.py, get_timestep_embedding): rounding an angle near 1000 moves it by up to 3e-5,
+// and the sampled pictures depend on that.
 void ReferenceBackend::timestep_embedding(Tensor& y, const Tensor& t, bool flip_sin_to_cos, float freq_shift) {
   const auto ts = reference::load(t);
   const int64_t half = y.dim(1) / 2;
   std::vector<double> out(size_t(y.dim(1)), 0.0);
   for (int64_t b = 0; b < y.dim(0); b++) {
     for (int64_t i = 0; i < half; i++) {
-      const double angle = ts[size_t(b)] * std::pow(10000.0, -double(i) / (double(half) - freq_shift));
+      const float exponent = float(-std::log(10000.0)) * float(i) / float(double(half) - freq_shift);
+      const float angle = float(ts[size_t(b)]) * std::exp(exponent);
       out[size_t(flip_sin_to_cos ? half + i : i)] = std::sin(angle);
       out[size_t(flip_sin_to_cos ? i : half + i)] = std::cos(angle);
     }
