@@ -71,7 +71,7 @@ export function fixText(text: string): string {
     unescape &&= !line.includes('<');
     for (let before = '', pass = 0; line !== before && pass < MAX_PASSES; pass++) {
       before = line;
-      if (unescape && !line.includes('<')) line = unescapeStrict(line);
+      if (unescape) line = unescapeStrict(line);
       for (const step of STEPS) line = step(line);
     }
     return line;

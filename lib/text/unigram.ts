@@ -55,7 +55,8 @@ class ByteWriter {
 /**
  * A unigram language model tokenizer (Kudo 2018, "Subword Regularization") that gives the ids of Google's
  * `SentencePieceProcessor::EncodeAsIds`: the text is normalised, then cut into the pieces whose scores have the greatest
- * sum (Viterbi with float32 sums, as there, so that near ties fall the same way).
+ * sum (Viterbi with float32 sums and comparisons as in release 0.2.2, so that near ties fall the same way; older releases
+ * compare in double, and score user-defined symbols differently).
  */
 export class UnigramModel {
   /** The id of unknown characters. */
@@ -63,7 +64,6 @@ export class UnigramModel {
   private readonly trie: ByteTrie;
   private readonly userDefined: ByteTrie | undefined;
   private readonly unknownScore: number;
-  private readonly maxScore: number;
   private readonly space: Uint8Array; // what stands for a space in normalised text
 
   /**
@@ -84,7 +84,6 @@ export class UnigramModel {
     const symbols = pieces.filter((piece) => piece.type === PieceType.userDefined);
     this.userDefined = symbols.length > 0 ? new ByteTrie(symbols.reduce((sum, piece) => sum + piece.bytes.length, 0)) : undefined;
     let minScore = Infinity;
-    let maxScore = 2 ** -126; // FLT_MIN, where src/unigram_model.cc begins: all scores are below
     let unknownId = -1;
     pieces.forEach((piece, id) => {
       if (piece.bytes.length === 0) fail(`piece ${id} is empty`);
@@ -94,7 +93,6 @@ export class UnigramModel {
         unknownId = id;
       } else if (piece.type === PieceType.normal) {
         minScore = Math.min(minScore, piece.score);
-        maxScore = Math.max(maxScore, piece.score);
       }
       if (piece.type === PieceType.normal || piece.type === PieceType.userDefined || piece.type === PieceType.unused) {
         const before = this.trie.insert(piece.bytes, id);
@@ -106,7 +104,6 @@ export class UnigramModel {
     if (minScore === Infinity) fail(`none of the ${pieces.length} pieces is of type NORMAL`);
     this.unknownId = unknownId;
     this.unknownScore = Math.fround(minScore - UNKNOWN_PENALTY);
-    this.maxScore = maxScore;
   }
 
   /** The text of a piece, U+2581 standing for a space. `id` is 0 to pieces.length - 1. */
@@ -193,8 +190,8 @@ export class UnigramModel {
         if (id < 0) continue;
         const { type, score } = this.pieces[id]!;
         if (type === PieceType.unused) continue;
-        // A user-defined symbol is to be chosen: src/unigram_model.cc gives it this score whatever the file says.
-        offer(start, end, id, type === PieceType.userDefined ? Math.fround((end - start) * this.maxScore - 0.1) : score);
+        // User-defined symbols are to be chosen, long ones first: 0.1 per byte after the first, whatever the file says.
+        offer(start, end, id, type === PieceType.userDefined ? Math.fround(0.1 * (end - start - 1)) : score);
         if (end - start === character) known = true;
       }
       if (!known) offer(start, start + character, this.unknownId, this.unknownScore);

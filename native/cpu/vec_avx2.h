@@ -77,20 +77,21 @@ DF_INLINE float largest(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-/// How a panel is multiplied: `unit` consecutive k per 32-bit lane, in `halves` steps.
+/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`), b gives one
+/// half of every pair as floats and the rows are widened before.
 template <class T> struct Product;
 template <> struct Product<float> {
-  static constexpr int unit = 1, halves = 1;
-  static DF_INLINE Vec a(const float* p, int) { return _mm256_broadcast_ss(p); }
-  static DF_INLINE Vec b(const float* p, int) { return _mm256_load_ps(p); }
+  static constexpr int unit = 1;
+  static constexpr bool widens = false;
+  static DF_INLINE Vec a(const float* p) { return _mm256_broadcast_ss(p); }
+  static DF_INLINE Vec b(const float* p) { return _mm256_load_ps(p); }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 };
 template <> struct Product<bf16> {
-  static constexpr int unit = 2, halves = 2;
-  static DF_INLINE Vec half_of(__m256i v, int half) {
+  static constexpr int unit = 2;
+  static constexpr bool widens = true;
+  static DF_INLINE Vec b(const bf16* p, int half) {
+    const __m256i v = _mm256_load_si256((const __m256i*)p);
     return _mm256_castsi256_ps(half ? _mm256_and_si256(v, _mm256_set1_epi32(int(0xffff0000u))) : _mm256_slli_epi32(v, 16));
   }
-  static DF_INLINE Vec a(const bf16* p, int half) { return half_of(_mm256_set1_epi32(read<int>(p)), half); }
-  static DF_INLINE Vec b(const bf16* p, int half) { return half_of(_mm256_load_si256((const __m256i*)p), half); }
-  static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 };

@@ -66,28 +66,28 @@ DF_INLINE Vec square(Vec v, Vec& error) {
 DF_INLINE float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 DF_INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
 
-/// How a panel is multiplied: `unit` consecutive k per 32-bit lane, in `halves` steps.
+/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`), b gives one
+/// half of every pair as floats and the rows are widened before.
 template <class T> struct Product;
 template <> struct Product<float> {
-  static constexpr int unit = 1, halves = 1;
-  static DF_INLINE Vec a(const float* p, int) { return _mm512_set1_ps(*p); }
-  static DF_INLINE Vec b(const float* p, int) { return _mm512_load_ps(p); }
+  static constexpr int unit = 1;
+  static constexpr bool widens = false;
+  static DF_INLINE Vec a(const float* p) { return _mm512_set1_ps(*p); }
+  static DF_INLINE Vec b(const float* p) { return _mm512_load_ps(p); }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 };
 template <> struct Product<bf16> {
   static constexpr int unit = 2;
 #ifdef __AVX512BF16__
-  static constexpr int halves = 1;
-  static DF_INLINE Vec a(const bf16* p, int) { return _mm512_castsi512_ps(_mm512_set1_epi32(read<int>(p))); }
-  static DF_INLINE Vec b(const bf16* p, int) { return _mm512_castsi512_ps(_mm512_load_si512((const void*)p)); }
+  static constexpr bool widens = false;
+  static DF_INLINE Vec a(const bf16* p) { return _mm512_castsi512_ps(_mm512_set1_epi32(read<int>(p))); }
+  static DF_INLINE Vec b(const bf16* p) { return _mm512_castsi512_ps(_mm512_load_si512((const void*)p)); }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
 #else
-  static constexpr int halves = 2;
-  static DF_INLINE Vec half_of(__m512i v, int half) {
+  static constexpr bool widens = true;
+  static DF_INLINE Vec b(const bf16* p, int half) {
+    const __m512i v = _mm512_load_si512((const void*)p);
     return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u))) : _mm512_slli_epi32(v, 16));
   }
-  static DF_INLINE Vec a(const bf16* p, int half) { return half_of(_mm512_set1_epi32(read<int>(p)), half); }
-  static DF_INLINE Vec b(const bf16* p, int half) { return half_of(_mm512_load_si512((const void*)p), half); }
-  static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 #endif
 };

@@ -103,23 +103,21 @@ DF_INLINE float largest(Vec v) {
   return a < b ? b : a;
 }
 
-/// How a panel is multiplied: `unit` consecutive k per 32-bit lane, in `halves` steps.
+/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`), b gives one
+/// half of every pair as floats and the rows are widened before.
 template <class T> struct Product;
 template <> struct Product<float> {
-  static constexpr int unit = 1, halves = 1;
-  static DF_INLINE Vec a(const float* p, int) { return set1(*p); }
-  static DF_INLINE Vec b(const float* p, int) { return load(p); }
+  static constexpr int unit = 1;
+  static constexpr bool widens = false;
+  static DF_INLINE Vec a(const float* p) { return set1(*p); }
+  static DF_INLINE Vec b(const float* p) { return load(p); }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 };
 template <> struct Product<bf16> {
-  static constexpr int unit = 2, halves = 2;
-  static DF_INLINE Vec a(const bf16* p, int half) {
-    const uint32_t bits = uint32_t(p[half].bits) << 16;
-    return set1(read<float>(&bits));
-  }
+  static constexpr int unit = 2;
+  static constexpr bool widens = true;
   static DF_INLINE Vec b(const bf16* p, int half) {
     const Bits v = read<Bits>(p);
     return (Vec)(half ? v & 0xffff0000u : v << 16);
   }
-  static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 };

@@ -44,7 +44,7 @@ std::string system_reason(int error) { return std::generic_category().message(er
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string s = "(";
-  for (size_t i = 0; i < shape.size(); i++) s += (i ? ", " : "") + std::to_string(shape[i]);
+  for (size_t i = 0; i < shape.size(); i++) s.append(i ? ", " : "").append(std::to_string(shape[i]));
   return s + ")";
 }
 

@@ -42,7 +42,7 @@ std::string header_text(const std::vector<TensorInfo>& tensors, const Metadata& 
   size_t offset = 0;
   for (const TensorInfo& t : tensors) {
     s += json_quote(t.name) + ":{\"dtype\":\"" + written_dtype(t.dtype).name + "\",\"shape\":[";
-    for (int i = 0; i < t.shape.rank(); i++) s += (i ? "," : "") + std::to_string(t.shape[i]);
+    for (int i = 0; i < t.shape.rank(); i++) s.append(i ? "," : "").append(std::to_string(t.shape[i]));
     const size_t end = offset + size_t(t.shape.numel()) * dtype_size(t.dtype);
     s += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(end) + "]},";
     offset = end;

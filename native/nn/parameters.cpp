@@ -1,5 +1,7 @@
 #include "nn/parameters.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/execution.h"
 #include "ops/ops.h"
@@ -9,6 +11,7 @@ namespace {
 
 // Freed conversion buffers have many sizes; beyond this they go back to the system while loading.
 constexpr size_t kCacheLimit = size_t(256) << 20;
+constexpr int64_t kConvertElements = int64_t(4) << 20;
 
 bool is_floating(DType t) { return t == DType::F32 || t == DType::BF16 || t == DType::F16; }
 
@@ -19,18 +22,29 @@ Shape engine_shape(const Shape& file) {
   return file.rank() == 4 ? Shape{file[0], file[2], file[3], file[1]} : file;
 }
 
+bool is_permuted(const Shape& file) { return file.rank() == 4 && file[2] * file[3] > 1; }
+
 // A tensor of the file in `dtype` and the engine's layout; the tensor itself where nothing changes.
 Tensor to_engine(const Tensor& t, DType dtype) {
-  if (t.shape().rank() == 4 && t.dim(2) * t.dim(3) > 1)
-    return ops::nchw_to_nhwc(t.dtype() == DType::F32 ? t : ops::copy(t, DType::F32), dtype);
-  const Tensor same_order = t.reshape(engine_shape(t.shape()));
-  return same_order.dtype() == dtype ? same_order : ops::copy(same_order, dtype);
+  if (!is_permuted(t.shape())) {
+    const Tensor same_order = t.reshape(engine_shape(t.shape()));
+    return same_order.dtype() == dtype ? same_order : ops::copy(same_order, dtype);
+  }
+  const Tensor plain = Tensor::empty(engine_shape(t.shape()), dtype, t.device());
+  // some output channels at a time, so that the float32 copy in between is small
+  const int64_t step = std::max<int64_t>(1, kConvertElements * t.dim(0) / t.numel());
+  for (int64_t o = 0; o < t.dim(0); o += step) {
+    const Tensor some = t.slice_first(o, std::min(step, t.dim(0) - o));
+    const Tensor permuted = ops::nchw_to_nhwc(some.dtype() == DType::F32 ? some : ops::copy(some, DType::F32), dtype);
+    ops::copy(permuted, dtype, plain.slice_first(o, some.dim(0)));
+  }
+  return plain;
 }
 
 // Part i of the (parts, elements) that `ParameterStore::unpack` gives.
 Tensor part_in_file_layout(const Parameter& p, const Tensor& parts, int64_t i) {
   const Tensor part = parts.slice_first(i, 1);
-  if (p.shape.rank() != 4 || p.shape[2] * p.shape[3] == 1) return part.reshape(p.shape);
+  if (!is_permuted(p.shape)) return part.reshape(p.shape);
   const Tensor permuted = ops::nhwc_to_nchw(part.reshape(engine_shape(p.shape)));  // float32
   return p.dtype == DType::F32 ? permuted : ops::copy(permuted, p.dtype);
 }

@@ -64,8 +64,6 @@ Json golden_json(const std::string& name) {
 }
 
 double relative_error(const Tensor& got, const Tensor& want) {
-  if (got.shape() != want.shape())
-    fail_case("expected shape %s, got %s", want.shape().str().c_str(), got.shape().str().c_str());
   const Tensor a = ops::copy(got, DType::F32), b = ops::copy(want, DType::F32);
   double error = 0, norm = 0;
   for (int64_t i = 0; i < a.numel(); i++) {
@@ -76,9 +74,15 @@ double relative_error(const Tensor& got, const Tensor& want) {
   return std::sqrt(error / norm);
 }
 
-void check_close(const std::string& what, const Tensor& got, const Tensor& want, double tolerance) {
+std::string not_close(const Tensor& got, const Tensor& want, double tolerance) {
+  if (got.shape() != want.shape()) return "expected shape " + want.shape().str() + ", got " + got.shape().str();
   const double error = relative_error(got, want);
-  if (!(error <= tolerance)) fail_case("%s: relative error %.3g, allowed %.3g", what.c_str(), error, tolerance);
+  return error <= tolerance ? "" : format("relative error %.3g, allowed %.3g", error, tolerance);
+}
+
+void check_close(const std::string& what, const Tensor& got, const Tensor& want, double tolerance) {
+  const std::string reason = not_close(got, want, tolerance);
+  if (!reason.empty()) fail_case("%s: %s", what.c_str(), reason.c_str());
 }
 
 std::string normalised_unet_config(const Json& c) {

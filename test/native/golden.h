@@ -15,9 +15,11 @@ std::shared_ptr<const SafetensorsFile> golden(const std::string& name);
 /// Reads a JSON file under test/golden.
 Json golden_json(const std::string& name);
 
-/// ‖got - want‖ / ‖want‖ over all elements, in double; NaN when one of `got` is. Fails the case when shapes differ.
+/// ‖got - want‖ / ‖want‖ over all elements of two tensors of one shape, in double; NaN when one of `got` is.
 double relative_error(const Tensor& got, const Tensor& want);
-/// Fails the case unless relative_error <= tolerance.
+/// "" when relative_error <= tolerance, else what is wrong.
+std::string not_close(const Tensor& got, const Tensor& want, double tolerance);
+/// Fails the case when not_close has something to say about `what`.
 void check_close(const std::string& what, const Tensor& got, const Tensor& want, double tolerance);
 
 /// diffusers' unet/config.json of the test networks as the normalised JSON that UNetConfig::from_json reads. Fields

@@ -10,6 +10,7 @@
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
 #include "ops/ops.h"
+#include "tensors.h"
 
 namespace df::test {
 namespace {
@@ -68,6 +69,21 @@ void check_activation(const std::string& module, const Tensor& nhwc, const Safet
     return check_close(name, thin, want, kTolerance);
   }
 }
+
+const Registration gate([](Suite& suite) {
+  suite.add("check_close accepts and refuses", [] {
+    const Tensor want = tensor_of({4}, {3, 0, -4, 0});  // of norm 5
+    const auto accepted = [&](const Tensor& got) { return not_close(got, want, 0.1).empty(); };
+    for (const double sign : {-1, 1}) {
+      CHECK(accepted(tensor_of({4}, {3, sign * 0.499, -4, 0})));
+      CHECK(!accepted(tensor_of({4}, {3, sign * 0.501, -4, 0})));
+      CHECK(!accepted(tensor_of({4}, {3, sign * INFINITY, -4, 0})));
+    }
+    CHECK(!accepted(tensor_of({4}, {3, NAN, -4, 0})));
+    CHECK(!accepted(want.reshape({2, 2})));
+    CHECK(!not_close(tensor_of({1}, {1}), tensor_of({1}, {0}), 0.1).empty());
+  });
+});
 
 const Registration unets([](Suite& suite) {
   for (const GoldenUNet& g : kUNets) {

@@ -45,9 +45,9 @@ export function readSafetensors(file: string): Map<string, GoldenTensor> {
   const start = 8 + Number(bytes.readBigUInt64LE(0));
   const header = JSON.parse(bytes.toString('utf8', 8, start)) as
     Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+  delete header['__metadata__'];
   const tensors = new Map<string, GoldenTensor>();
   for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
-    if (name === '__metadata__') continue;
     tensors.set(name, { shape, dtype, data: widen(Uint8Array.from(bytes.subarray(start + from, start + to)), dtype) });
   }
   return tensors;

@@ -53,8 +53,7 @@ describe.each([['spiece.model', spieceDir], ['tokenizer.json', jsonDir]])('T5Tok
     const parts = ['red apple', 'blue car'].map((text) => tokenizer.encode(text).slice(0, -1));
     expect(tokenizer.encode('red apple</s>blue car<pad>')).toEqual([...parts[0]!, 1, ...parts[1]!, 0, 1]);
     expect(tokenizer.encode('<unk>')).toEqual([2, 1]);
-    expect(tokenizer.encode('<extra_id_100>')).toEqual(tokenizer.encode('<extra_id_100 >'.replace(' ', '')));
-    expect(tokenizer.encode('<extra_id_100>').length).toBeGreaterThan(2); // is text, like
+    expect(tokenizer.encode('<extra_id_100>').length).toBeGreaterThan(2); // is text
     expect(tokenizer.encode('<extra_id_05>').length).toBeGreaterThan(2);
   });
 

@@ -40,12 +40,19 @@ describe('readSentencePieceModel', () => {
     expect(model.encode('ab')).toEqual([3, 6]); // -3 against -4
     expect(model.encode('abb')).toEqual([3, 6, 5]); // -5 against -9
     expect(model.encode('abba')).toEqual([3, 4, 8]); // bba is user-defined
+    expect(model.encode('bbabba')).toEqual([3, 8, 8]);
     expect(model.encode('ba')).toEqual([3, 5, 4]); // ba is unused
     expect(model.encode('xxa')).toEqual([3, 2, 4]); // unknown characters are one id
     expect(model.encode('  a   b ')).toEqual([3, 4, 3, 5]);
     expect(model.encode('</s>')).toEqual([3, 2]); // control pieces are never in the text
     expect(model.encode('')).toEqual([]);
     expect(model.encode(' ')).toEqual([]);
+  });
+
+  it('breaks ties as sentencepiece 0.2.2 does, in float32', () => {
+    const model = read(special, piece('\u2581', -2.1, 1), piece('a', -1.4, 1), piece('b', -8.2, 1), piece('ab', -9.6, 1), piece('ba', -9.6, 1),
+      trainer, normalizer);
+    expect(model.encode('baab')).toEqual([3, 5, 4, 6]); // in double, a and b would be apart
   });
 
   it('obeys the normalizer_spec', () => {
@@ -110,7 +117,6 @@ describe('T5Tokenizer', () => {
 });
 
 describe('readTokenizerJson', () => {
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
   const changed = (change: (root: any) => void): string => {
     const root: unknown = JSON.parse(json.toString('utf8'));
     change(root);
@@ -135,7 +141,6 @@ describe('readTokenizerJson', () => {
     expect(readTokenizerJson(text, '').encode(PROBE)).toEqual(expected);
   });
 
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
   it.each<[string, string, (root: any) => void, RegExp]>([
     ['another model', 'UNSUPPORTED', (root) => { root.model.type = 'BPE'; }, /model: type "BPE".*"Unigram"/],
     ['byte fallback', 'UNSUPPORTED', (root) => { root.model.byte_fallback = true; }, /byte_fallback/],

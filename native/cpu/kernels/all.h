@@ -2,6 +2,7 @@
 // this file inside an unnamed namespace, so that no two instruction sets share a symbol; for the same reason no header here
 // includes anything of the C++ library.
 #pragma once
+#include "cpu/kernels/rows.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/pack.h"
 #include "cpu/kernels/math.h"

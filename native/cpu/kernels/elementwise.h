@@ -1,18 +1,6 @@
 // Elementwise kernels over n contiguous values.
 #pragma once
 
-/// Calls body(i, n) for vectors of n = kLanes values, then for the rest.
-template <class F> DF_INLINE void for_vectors(int64_t n, const F& body) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
-  if (i < n) body(i, int(n - i));
-}
-template <class T> DF_INLINE Vec load_some(const T* p, int n) { return n == kLanes ? load(p) : load_n(p, n); }
-template <class T> DF_INLINE void store_some(T* p, Vec v, int n) {
-  if (n == kLanes) store(p, v);
-  else store_n(p, v, n);
-}
-
 template <class T, int KIND> void activation_of(T* y, const T* x, int64_t n) {
   for_vectors(n, [&](int64_t i, int m) { store_some(y + i, activate<KIND>(load_some(x + i, m)), m); });
 }

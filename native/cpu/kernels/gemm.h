@@ -16,11 +16,63 @@ template <class T> struct TileTarget {
   int columns = kPanel;      // columns of this panel that exist
 };
 
+/// acc += rows × panel over `steps` units of K.
+template <class T, int ROWS, int VECTORS>
+DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], const T* panel, Vec (&acc)[ROWS][VECTORS]) {
+  typedef Product<T> P;
+  if constexpr (!P::widens) {
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < steps; k++) {
+      Vec b[VECTORS];
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; j++) b[j] = P::b(panel + (k * kTileVectors + j) * kLanes * P::unit);
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; i++) {
+        const Vec a = P::a(row[i] + k * P::unit);
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++) acc[i][j] = P::fma(a, b[j], acc[i][j]);
+      }
+    }
+  } else {
+    // No product of pairs: the rows are widened to float piece by piece (they stay in L1), the panel in registers. Widening
+    // each broadcast instead costs half of the speed.
+    constexpr int64_t kPiece = 64;
+    alignas(64) float wide[ROWS][kPiece * 2];
+    for (int64_t first = 0; first < steps; first += kPiece) {
+      const int64_t n = smaller(kPiece, steps - first);
+      for (int i = 0; i < ROWS; i++) {
+        const T* narrow = row[i] + first * 2;
+        int64_t e = 0;
+        for (; e + kLanes <= n * 2; e += kLanes) store(wide[i] + e, load(narrow + e));
+        for (; e < n * 2; e++) {
+          const uint32_t bits = uint32_t(narrow[e].bits) << 16;
+          wide[i][e] = read<float>(&bits);
+        }
+      }
+      for (int64_t k = 0; k < n; k++) {
+        const T* pairs = panel + (first + k) * kPanel * 2;
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+          __asm__ volatile("" ::: "memory");  // keeps the loads of one half out of the other, where registers are few
+          Vec b[VECTORS];
+#pragma GCC unroll 4
+          for (int j = 0; j < VECTORS; j++) b[j] = P::b(pairs + j * kLanes * 2, half);
+#pragma GCC unroll 8
+          for (int i = 0; i < ROWS; i++) {
+            const Vec a = set1(wide[i][k * 2 + half]);
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; j++) acc[i][j] = fma(a, b[j], acc[i][j]);
+          }
+        }
+      }
+    }
+  }
+}
+
 /// The first VECTORS vectors of a panel's columns. a: ROWS row pointers per segment, K contiguous; b: one packed block per
 /// segment; `steps` units of K in each.
 template <class T, int ROWS, int VECTORS>
 __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const T* const* b, const TileTarget<T>& t) {
-  typedef Product<T> P;
   Vec acc[ROWS][VECTORS];
   if (t.resume) {
 #pragma GCC unroll 8
@@ -38,21 +90,7 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++) row[i] = a[i];
     const T* panel = b[s];
-#pragma GCC unroll 2
-    for (int64_t k = 0; k < steps; k++) {
-#pragma GCC unroll 2
-      for (int half = 0; half < P::halves; half++) {
-        Vec bv[VECTORS];
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; j++) bv[j] = P::b(panel + (k * kTileVectors + j) * kLanes * P::unit, half);
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; i++) {
-          const Vec av = P::a(row[i] + k * P::unit, half);
-#pragma GCC unroll 4
-          for (int j = 0; j < VECTORS; j++) acc[i][j] = P::fma(av, bv[j], acc[i][j]);
-        }
-      }
-    }
+    multiply_segment<T, ROWS, VECTORS>(steps, row, panel, acc);
   }
   if (!t.y) {
 #pragma GCC unroll 8

@@ -16,12 +16,6 @@ DF_INLINE void interleave(void* dst, const void* src, int64_t row_bytes, int row
   }
 }
 
-template <class To, class From> DF_INLINE void convert_row(To* y, const From* x, int64_t n) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(y + i, load(x + i));
-  if (i < n) store_n(y + i, load_n(x + i, int(n - i)), int(n - i));
-}
-
 template <class T, class From>
 void pack_from(T* dst, const From* src, int64_t row_step, int rows, int64_t in) {
   constexpr int unit = Product<T>::unit;
