@@ -62,7 +62,7 @@ void free_all(Pool& p) {
 
 std::shared_ptr<Storage> allocate_cpu(Device device, size_t bytes) {
   // sizes are rounded so that blocks of nearly the same size can stand in for each other
-  const size_t unit = bytes >= kHuge ? kHuge : bytes >= 65536 ? 4096 : 64;
+  const size_t unit = bytes >= 65536 ? 4096 : 64;
   const size_t size = (bytes + unit - 1) / unit * unit;
   auto s = std::make_shared<Storage>();
   s->device = device;

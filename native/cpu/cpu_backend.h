@@ -43,6 +43,10 @@ class CpuBackend : public ReferenceBackend {
   void nhwc_to_nchw(Tensor& y, const Tensor& x) override;
   void embedding(Tensor& y, const Tensor& ids, const Tensor& table) override;
 
+  // cpu_diffusion.cpp
+  void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise,
+                 const DdpmStep& p) override;
+
  private:
   /// Identifies [panel][tap][k / unit][panel width][unit]: panel width * 16 + unit.
   int layout(DType dtype) const { return kernels_.panel * 16 + kernels_.unit[int(dtype)]; }

@@ -22,6 +22,9 @@ Shape engine_shape(const Shape& file) {
   return file.rank() == 4 ? Shape{file[0], file[2], file[3], file[1]} : file;
 }
 
+// The taps of a convolution as one row of pixels: the same permutation, in longer runs.
+Shape taps_in_a_row(const Shape& file) { return {file[0], file[1], 1, file[2] * file[3]}; }
+
 bool is_permuted(const Shape& file) { return file.rank() == 4 && file[2] * file[3] > 1; }
 
 // A tensor of the file in `dtype` and the engine's layout; the tensor itself where nothing changes.
@@ -31,12 +34,13 @@ Tensor to_engine(const Tensor& t, DType dtype) {
     return same_order.dtype() == dtype ? same_order : ops::copy(same_order, dtype);
   }
   const Tensor plain = Tensor::empty(engine_shape(t.shape()), dtype, t.device());
+  const Tensor rows = t.reshape(taps_in_a_row(t.shape())), result = plain.reshape(engine_shape(rows.shape()));
   // some output channels at a time, so that the float32 copy in between is small
   const int64_t step = std::max<int64_t>(1, kConvertElements * t.dim(0) / t.numel());
   for (int64_t o = 0; o < t.dim(0); o += step) {
-    const Tensor some = t.slice_first(o, std::min(step, t.dim(0) - o));
+    const Tensor some = rows.slice_first(o, std::min(step, t.dim(0) - o));
     const Tensor permuted = ops::nchw_to_nhwc(some.dtype() == DType::F32 ? some : ops::copy(some, DType::F32), dtype);
-    ops::copy(permuted, dtype, plain.slice_first(o, some.dim(0)));
+    ops::copy(permuted, dtype, result.slice_first(o, some.dim(0)));
   }
   return plain;
 }
@@ -45,7 +49,8 @@ Tensor to_engine(const Tensor& t, DType dtype) {
 Tensor part_in_file_layout(const Parameter& p, const Tensor& parts, int64_t i) {
   const Tensor part = parts.slice_first(i, 1);
   if (!is_permuted(p.shape)) return part.reshape(p.shape);
-  const Tensor permuted = ops::nhwc_to_nchw(part.reshape(engine_shape(p.shape)));  // float32
+  const Tensor permuted =
+      ops::nhwc_to_nchw(part.reshape(engine_shape(taps_in_a_row(p.shape)))).reshape(p.shape);  // float32
   return p.dtype == DType::F32 ? permuted : ops::copy(permuted, p.dtype);
 }
 
@@ -184,6 +189,7 @@ void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
     clear();
     throw;
   }
+  release_cached(kCpu);
   loaded_ = true;
 }
 

@@ -23,8 +23,8 @@ void check_mask(const Tensor& mask, int64_t batch, int64_t keys, Device device) 
 Tensor attention(const Tensor& q, const AttentionParams& p) {
   check_activations("attention", "q", q, 3);
   const int64_t batch = q.dim(0), queries = q.dim(1), channels = q.dim(2);
-  DF_CHECK(p.heads >= 1 && channels % p.heads == 0, "attention: channels must be a multiple of %d heads, got %lld", p.heads,
-           ll(channels));
+  DF_CHECK(p.heads >= 1 && channels % p.heads == 0, "attention: channels must be a multiple of %d heads, got %lld",
+           p.heads, ll(channels));
   DF_CHECK(p.segments.size() == 1 || p.segments.size() == 2, "attention: segments must be one or two, got %zu",
            p.segments.size());
   int64_t keys = 0;
@@ -55,7 +55,8 @@ Tensor prepend_mean_token(const Tensor& x, const Tensor& position) {
 Tensor relative_position_bias(const Tensor& table, int64_t tokens, int max_distance) {
   check_tensor("relative_position_bias", "table", table, 2, {DType::F32});
   DF_CHECK(tokens >= 1, "relative_position_bias: tokens must be at least 1, got %lld", ll(tokens));
-  DF_CHECK(table.dim(0) % 4 == 0, "relative_position_bias: buckets must be a multiple of 4, got %lld", ll(table.dim(0)));
+  DF_CHECK(table.dim(0) % 4 == 0, "relative_position_bias: buckets must be a multiple of 4, got %lld",
+           ll(table.dim(0)));
   DF_CHECK(max_distance > table.dim(0) / 4, "relative_position_bias: max_distance must be more than %lld, got %d",
            ll(table.dim(0) / 4), max_distance);
   begin_op();

@@ -4,7 +4,8 @@
 
 namespace df::ops {
 
-void check_tensor(const char* op, const char* parameter, const Tensor& t, int rank, std::initializer_list<DType> dtypes) {
+void check_tensor(const char* op, const char* parameter, const Tensor& t, int rank,
+                  std::initializer_list<DType> dtypes) {
   DF_CHECK(t.defined(), "%s: %s must be a tensor, got an undefined one", op, parameter);
   if (std::find(dtypes.begin(), dtypes.end(), t.dtype()) == dtypes.end()) {
     std::string names;
@@ -12,7 +13,8 @@ void check_tensor(const char* op, const char* parameter, const Tensor& t, int ra
     fail(ErrorCode::InvalidArgument, "%s: %s must be %s, got %s", op, parameter, names.c_str(), dtype_name(t.dtype()));
   }
   if (rank)
-    DF_CHECK(t.shape().rank() == rank, "%s: %s must have %d dimensions, got %s", op, parameter, rank, t.shape().str().c_str());
+    DF_CHECK(t.shape().rank() == rank, "%s: %s must have %d dimensions, got %s", op, parameter, rank,
+             t.shape().str().c_str());
   else
     DF_CHECK(t.shape().rank() >= 1, "%s: %s must have at least one dimension, got a scalar", op, parameter);
   DF_CHECK(t.numel() > 0, "%s: %s must not be empty, got %s", op, parameter, t.shape().str().c_str());
@@ -22,7 +24,8 @@ void check_activations(const char* op, const char* parameter, const Tensor& t, i
   check_tensor(op, parameter, t, rank, {DType::F32, DType::BF16});
 }
 
-void check_like(const char* op, const char* parameter, const Tensor& t, const Shape& shape, DType dtype, Device device) {
+void check_like(const char* op, const char* parameter, const Tensor& t, const Shape& shape, DType dtype,
+                Device device) {
   DF_CHECK(t.defined(), "%s: %s must be a tensor of %s, got an undefined one", op, parameter, shape.str().c_str());
   DF_CHECK(t.shape() == shape, "%s: %s must have shape %s, got %s", op, parameter, shape.str().c_str(),
            t.shape().str().c_str());
@@ -39,8 +42,10 @@ void check_weight(const char* op, const Tensor& x, const Weight& w) {
   DF_CHECK(w.defined(), "%s: weight must be packed, got an undefined one", op);
   DF_CHECK(w.data.device() == x.device(), "%s: weight must be on %s, got %s", op, x.device().str().c_str(),
            w.data.device().str().c_str());
-  DF_CHECK(w.dtype == x.dtype(), "%s: weight must be packed for %s, got %s", op, dtype_name(x.dtype()), dtype_name(w.dtype));
-  DF_CHECK(x.dim(-1) == w.in, "%s: x must have %lld channels as its weight, got %s", op, ll(w.in), x.shape().str().c_str());
+  DF_CHECK(w.dtype == x.dtype(), "%s: weight must be packed for %s, got %s", op, dtype_name(x.dtype()),
+           dtype_name(w.dtype));
+  DF_CHECK(x.dim(-1) == w.in, "%s: x must have %lld channels as its weight, got %s", op, ll(w.in),
+           x.shape().str().c_str());
 }
 
 void check_epilogue(const char* op, const Shape& shape, const Tensor& x, const Epilogue& e) {

@@ -11,7 +11,8 @@ namespace df::ops {
 inline long long ll(int64_t v) { return static_cast<long long>(v); }  // for printf
 
 /// Defined, not empty, one of `dtypes`, and of this rank (0: any rank of at least 1).
-void check_tensor(const char* op, const char* parameter, const Tensor& t, int rank, std::initializer_list<DType> dtypes);
+void check_tensor(const char* op, const char* parameter, const Tensor& t, int rank,
+                  std::initializer_list<DType> dtypes);
 /// What products and norms take: f32 or bf16.
 void check_activations(const char* op, const char* parameter, const Tensor& t, int rank);
 /// Exactly this shape and dtype, on this device.

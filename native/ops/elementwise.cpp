@@ -34,8 +34,8 @@ Tensor axpby(float a, const Tensor& x, float b, const Tensor& z) {
 
 Tensor copy(const Tensor& x, DType dtype, Tensor into) {
   check_tensor("copy", "x", x, 0, {DType::F32, DType::BF16, DType::F16});
-  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16, "copy: dtype must be f32 or bf16 or f16, got %s",
-           dtype_name(dtype));
+  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16,
+           "copy: dtype must be f32 or bf16 or f16, got %s", dtype_name(dtype));
   Tensor y = result("copy", into, x.shape(), dtype, x.device());
   begin_op();
   backend_for(x.device()).copy(y, x);
@@ -53,7 +53,8 @@ Tensor to_device(const Tensor& x, Device device) {
   begin_op();
   Tensor y = Tensor::empty(x.shape(), x.dtype(), device);
   if (device.type == DeviceType::Meta) return y;
-  DF_CHECK(x.device().type == DeviceType::Cpu, "to_device: x must be on a device with data, got %s", x.device().str().c_str());
+  DF_CHECK(x.device().type == DeviceType::Cpu, "to_device: x must be on a device with data, got %s",
+           x.device().str().c_str());
   const size_t row = size_t(x.dim(-1)) * dtype_size(x.dtype());
   for (int64_t r = 0; r < x.rows(); r++)
     std::memcpy(static_cast<char*>(y.raw()) + size_t(r) * row,

@@ -13,8 +13,8 @@ Tensor embedding(const Tensor& ids, const Tensor& table) {
   const int64_t columns = ids.dim(-1);
   for (int64_t i = 0; ids.device().type == DeviceType::Cpu && i < ids.numel(); i++) {
     const int32_t id = ids.data<int32_t>()[i / columns * ids.row_stride() + i % columns];
-    DF_CHECK(id >= 0 && id < table.dim(0), "embedding: ids must be in [0, %lld), got %d at position %lld", ll(table.dim(0)), id,
-             ll(i));
+    DF_CHECK(id >= 0 && id < table.dim(0), "embedding: ids must be in [0, %lld), got %d at position %lld",
+             ll(table.dim(0)), id, ll(i));
   }
   begin_op();
   Shape shape = ids.shape();
@@ -27,8 +27,8 @@ Tensor embedding(const Tensor& ids, const Tensor& table) {
 Tensor timestep_embedding(const Tensor& t, int64_t dim, bool flip_sin_to_cos, float freq_shift) {
   check_tensor("timestep_embedding", "t", t, 1, {DType::F32});
   DF_CHECK(dim >= 2, "timestep_embedding: dim must be at least 2, got %lld", ll(dim));
-  DF_CHECK(freq_shift < float(dim / 2), "timestep_embedding: freq_shift must be less than dim / 2 = %lld, got %g", ll(dim / 2),
-           double(freq_shift));
+  DF_CHECK(freq_shift < float(dim / 2), "timestep_embedding: freq_shift must be less than dim / 2 = %lld, got %g",
+           ll(dim / 2), double(freq_shift));
   begin_op();
   Tensor y = Tensor::empty({t.dim(0), dim}, DType::F32, t.device());
   backend_for(t.device()).timestep_embedding(y, t, flip_sin_to_cos, freq_shift);

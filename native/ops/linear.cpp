@@ -28,7 +28,8 @@ Tensor unpack(const Weight& weight, DType dtype) {
 Tensor linear(const Tensor& x, const Weight& w, const Epilogue& e, Tensor into) {
   check_activations("linear", "x", x, 0);
   check_weight("linear", x, w);
-  DF_CHECK(w.kernel_h == 1 && w.kernel_w == 1, "linear: weight must be 1×1, got %lld×%lld", ll(w.kernel_h), ll(w.kernel_w));
+  DF_CHECK(w.kernel_h == 1 && w.kernel_w == 1, "linear: weight must be 1×1, got %lld×%lld", ll(w.kernel_h),
+           ll(w.kernel_w));
   const Shape shape = with_last(x.shape(), w.out);
   check_epilogue("linear", shape, x, e);
   Tensor y = result("linear", into, shape, x.dtype(), x.device());

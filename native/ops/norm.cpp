@@ -14,7 +14,8 @@ Tensor group_norm(const Tensor& x, const GroupNormParams& p, Tensor into) {
   DF_CHECK(p.eps > 0, "group_norm: eps must be positive, got %g", double(p.eps));
   check_vector("group_norm", "gamma", p.gamma, channels, x.device());
   check_vector("group_norm", "beta", p.beta, channels, x.device());
-  DF_CHECK(p.scale.defined() == p.shift.defined(), "group_norm: scale and shift must be given both or not at all, got %s only",
+  DF_CHECK(p.scale.defined() == p.shift.defined(),
+           "group_norm: scale and shift must be given both or not at all, got %s only",
            p.scale.defined() ? "scale" : "shift");
   if (p.scale.defined()) {
     check_like("group_norm", "scale", p.scale, {x.dim(0), channels}, x.dtype(), x.device());

@@ -19,7 +19,8 @@ Tensor resample(const Tensor& x, Resample mode, Tensor into) {
 
 Tensor bilinear(const Tensor& x, int64_t height, int64_t width) {
   check_activations("bilinear", "x", x, 4);
-  DF_CHECK(height >= 1 && width >= 1, "bilinear: height and width must be at least 1, got %lld and %lld", ll(height), ll(width));
+  DF_CHECK(height >= 1 && width >= 1, "bilinear: height and width must be at least 1, got %lld and %lld", ll(height),
+           ll(width));
   begin_op();
   Tensor y = Tensor::empty({x.dim(0), height, width, x.dim(3)}, x.dtype(), x.device());
   backend_for(x.device()).bilinear(y, x);
@@ -29,7 +30,8 @@ Tensor bilinear(const Tensor& x, int64_t height, int64_t width) {
 Tensor nchw_to_nhwc(const Tensor& x, DType dtype) {
   check_tensor("nchw_to_nhwc", "x", x, 4, {DType::F32});
   DF_CHECK(x.contiguous(), "nchw_to_nhwc: x must be contiguous, got a strided view of %s", x.shape().str().c_str());
-  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "nchw_to_nhwc: dtype must be f32 or bf16, got %s", dtype_name(dtype));
+  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "nchw_to_nhwc: dtype must be f32 or bf16, got %s",
+           dtype_name(dtype));
   begin_op();
   Tensor y = Tensor::empty({x.dim(0), x.dim(2), x.dim(3), x.dim(1)}, dtype, x.device());
   backend_for(x.device()).nchw_to_nhwc(y, x);

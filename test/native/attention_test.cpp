@@ -20,16 +20,17 @@ struct AttentionCase {
   double range = 1;  // of q and k: large scores need the maximum subtracted
   float scale = 0;   // 0: 1 / sqrt(width)
   bool poisoned_query = false, poisoned_value = false;
+  bool poisoned_ignored = false;  // NaN in the keys and values that the mask ignores
 };
 
 std::string describe(const AttentionCase& c) {
   std::string keys;
   for (int64_t k : c.keys) keys += (keys.empty() ? "" : "+") + std::to_string(k);
-  return format("attention b=%lld queries=%lld keys=%s heads=%d width=%lld %s%s%s%s%s%s%s%s", (long long)c.batch,
+  return format("attention b=%lld queries=%lld keys=%s heads=%d width=%lld %s%s%s%s%s%s%s%s%s", (long long)c.batch,
                 (long long)c.queries, keys.c_str(), c.heads, (long long)c.width, dtype_name(c.dtype),
                 c.layout == Layout::Strided ? " strided" : "", c.bias ? " bias" : "", c.mask ? " mask" : "",
                 c.range > 1 ? " large" : "", c.scale == 1 ? " unscaled" : "", c.poisoned_query ? " nan_query" : "",
-                c.poisoned_value ? " nan_value" : "");
+                c.poisoned_value ? " nan_value" : "", c.poisoned_ignored ? " nan_ignored" : "");
 }
 
 // Largest Euclidean norm of a head's part of a row (finite rows only).
@@ -44,6 +45,21 @@ double largest_norm(const Tensor& t, int64_t width) {
   return std::sqrt(largest);
 }
 
+void ignore_nan(const AttentionParams& p, const std::vector<int32_t>& kept, int64_t total) {
+  int64_t first = 0;
+  for (const KeyValue& s : p.segments) {
+    const int64_t keys = s.key.dim(1), channels = s.key.dim(2);
+    for (const Tensor& t : {s.key, s.value}) {
+      const auto values = reference::load(t);
+      fill(t, [&](int64_t i) {
+        const int64_t b = i / channels / keys, j = first + i / channels % keys;
+        return kept[size_t(b * total + j)] ? values[size_t(i)] : NAN;
+      });
+    }
+    first += keys;
+  }
+}
+
 void add(Suite& suite, const AttentionCase& c) {
   add_op_case(suite, describe(c), [=](Random& random) {
     const int64_t channels = c.heads * c.width;
@@ -56,7 +72,7 @@ void add(Suite& suite, const AttentionCase& c) {
     for (int64_t keys : c.keys) {
       const Shape shape{c.batch, keys, channels};
       p.segments.push_back({random_tensor(random, shape, c.dtype, c.layout, -c.range, c.range),
-                            random_tensor(random, shape, c.dtype, c.layout, -1, 1)});
+                            random_tensor(random, shape, c.dtype, other(c.layout), -1, 1)});
       if (c.poisoned_value) poison(p.segments.back().value);
       total += keys;
     }
@@ -64,8 +80,10 @@ void add(Suite& suite, const AttentionCase& c) {
     if (c.mask) {  // item b keeps its first keys and one more: at least one, not the same number in every item
       std::vector<int32_t> kept(size_t(c.batch * total));
       for (int64_t b = 0; b < c.batch; b++)
-        for (int64_t j = 0; j < total; j++) kept[size_t(b * total + j)] = j <= (b + 1) * total / 3 || j == total - 1 - b;
+        for (int64_t j = 0; j < total; j++)
+          kept[size_t(b * total + j)] = j <= (b + 1) * total / 3 || j == total - 1 - b;
       p.mask = ints({c.batch, total}, kept);
+      if (c.poisoned_ignored) ignore_nan(p, kept, total);
     }
 
     OpCall call;
@@ -91,8 +109,8 @@ void add(Suite& suite, const AttentionCase& c) {
       const auto run = [&](const AttentionParams& params) {
         return oracle(q.shape(), [&](Backend& backend, Tensor& y) { backend.attention(y, queries, params); });
       };
-      // A score is wrong by c * eps * scale * |q||k| (+ eps per operation on it), a weight by twice that relatively (its
-      // own and the largest score's), the same again for the sum of weights; exp and the division: 8 eps; then a
+      // A score is wrong by c * eps * scale * |q||k| (+ eps per operation on it), a weight by twice that relatively
+      // (its own and the largest score's), the same again for the sum of weights; exp and the division: 8 eps; then a
       // weighted sum. bf16 kernels round the weights once more.
       const double score = p.scale * largest_norm(queries, c.width) * key_norm + (c.bias ? 2 : 0);
       const double weight = 4 * (accumulation_error(c.width) * score + 2 * kFloat * score) + 8 * kFloat;
@@ -117,11 +135,13 @@ const Registration attentions([](Suite& suite) {
     }
     add(suite, {dtype, 2, 64, {77, 64}, 4, 64});               // IF: text first, then image
     add(suite, {dtype, 1, 256, {77, 256}, 2, 64});
+    add(suite, {dtype, 1, 50, {77, 3000}, 1, 16});             // fewer scores at once
     add(suite, {dtype, 2, 77, {77}, 4, 16, Layout::Dense, true, true, 1, 1});  // T5: bias, mask, no scale
     add(suite, {dtype, 1, 1, {78}, 4, 16});                    // attention pooling: one query
     add(suite, {dtype, 1, 9, {40}, 2, 32, Layout::Dense, false, false, 20});  // scores in the hundreds
     add(suite, {dtype, 2, 8, {5, 9}, 2, 16, Layout::Dense, false, false, 1, 0, true});
     add(suite, {dtype, 2, 8, {5, 9}, 2, 16, Layout::Dense, false, false, 1, 0, false, true});
+    add(suite, {dtype, 3, 8, {20, 19}, 2, 16, Layout::Dense, false, true, 1, 0, false, false, true});
   }
 });
 
@@ -131,8 +151,8 @@ const Registration mean_tokens([](Suite& suite) {
       for (int64_t channels : {1, 15, 33, 128})
         for (Layout layout : {Layout::Dense, Layout::Strided})
           add_op_case(suite,
-                      format("prepend_mean_token tokens=%lld channels=%lld %s%s", (long long)tokens, (long long)channels,
-                             dtype_name(dtype), layout == Layout::Strided ? " strided" : ""),
+                      format("prepend_mean_token tokens=%lld channels=%lld %s%s", (long long)tokens,
+                             (long long)channels, dtype_name(dtype), layout == Layout::Strided ? " strided" : ""),
                       [=](Random& random) {
                         const Tensor x = random_tensor(random, {2, tokens, channels}, dtype, layout);
                         const Tensor position = random_tensor(random, {channels}, DType::F32, Layout::Dense);
@@ -156,19 +176,20 @@ const Registration mean_tokens([](Suite& suite) {
 const Registration position_biases([](Suite& suite) {
   for (int64_t tokens : {1, 7, 77, 200})
     for (int heads : {1, 4, 6})
-      add_op_case(suite, format("relative_position_bias tokens=%lld heads=%d", (long long)tokens, heads), [=](Random& random) {
-        const Tensor table = random_tensor(random, {32, heads}, DType::F32, Layout::Dense);
-        OpCall call;
-        call.shape = {heads, tokens, tokens};
-        call.run = [=](Backend& b, Tensor& y) { b.relative_position_bias(y, table, 128); };
-        call.op = [=](Device d) { return ops::relative_position_bias(on(table, d), tokens, 128); };
-        call.expected = [=] {
-          const Tensor y = oracle({heads, tokens, tokens},
-                                  [&](Backend& b, Tensor& out) { b.relative_position_bias(out, table, 128); });
-          return Expected{y, std::vector<double>(size_t(y.numel()), 0.0)};  // copies: exact
-        };
-        return call;
-      });
+      add_op_case(
+          suite, format("relative_position_bias tokens=%lld heads=%d", (long long)tokens, heads), [=](Random& random) {
+            const Tensor table = random_tensor(random, {32, heads}, DType::F32, Layout::Dense);
+            OpCall call;
+            call.shape = {heads, tokens, tokens};
+            call.run = [=](Backend& b, Tensor& y) { b.relative_position_bias(y, table, 128); };
+            call.op = [=](Device d) { return ops::relative_position_bias(on(table, d), tokens, 128); };
+            call.expected = [=] {
+              const Tensor y = oracle({heads, tokens, tokens},
+                                      [&](Backend& b, Tensor& out) { b.relative_position_bias(out, table, 128); });
+              return Expected{y, std::vector<double>(size_t(y.numel()), 0.0)};  // copies: exact
+            };
+            return call;
+          });
 });
 
 }  // namespace

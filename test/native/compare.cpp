@@ -30,14 +30,15 @@ std::string mismatch(const Tensor& got, const Expected& want) {
   }
   if (!bad) return "";
   const double e = want.error[worst];
-  return format("%lld of %zu elements differ; worst at %zu of %s: got %.9g, expected %.9g, allowed %.3g, %.1f times that",
-                static_cast<long long>(bad), g.size(), worst, got.shape().str().c_str(), g[worst], w[worst],
-                e + u * (std::abs(w[worst]) + e), worst_ratio);
+  return format(
+      "%lld of %zu elements differ; worst at %zu of %s: got %.9g, expected %.9g, allowed %.3g, %.1f times that",
+      static_cast<long long>(bad), g.size(), worst, got.shape().str().c_str(), g[worst], w[worst],
+      e + u * (std::abs(w[worst]) + e), worst_ratio);
 }
 
 std::string different_bits(const Tensor& a, const Tensor& b) {
   if (a.shape() != b.shape() || a.dtype() != b.dtype()) return "shapes or dtypes differ";
-  const size_t size = dtype_size(a.dtype()), row = size_t(a.dim(-1)) * size;
+  const size_t size = dtype_size(a.dtype()), row = size_t(a.shape().rank() ? a.dim(-1) : 1) * size;
   for (int64_t r = 0; r < a.rows(); r++) {
     const char* pa = static_cast<const char*>(a.raw()) + size_t(r * a.row_stride()) * size;
     const char* pb = static_cast<const char*>(b.raw()) + size_t(r * b.row_stride()) * size;

@@ -62,7 +62,8 @@ const Registration comparators([](Suite& suite) {
     }
   });
   suite.add("bit comparison sees one bit, signs of zero and shapes", [] {
-    const Tensor a = tensor_of({3}, {1, 0, 2}), b = tensor_of({3}, {1, -0.0, 2}), c = tensor_of({3}, {1, 0, 2 + 2.4e-7});
+    const Tensor a = tensor_of({3}, {1, 0, 2}), b = tensor_of({3}, {1, -0.0, 2}),
+                 c = tensor_of({3}, {1, 0, 2 + 2.4e-7});
     CHECK(different_bits(a, a).empty());
     CHECK(!different_bits(a, b).empty());
     CHECK(!different_bits(a, c).empty());

@@ -28,10 +28,11 @@ struct StepCase {
 std::string describe(const StepCase& c) {
   const char* const thresholds[] = {"", " clip", " dynamic"};
   const char* const variances[] = {" fixed", " learned_range", " learned"};
-  return format("ddpm_step n=%lld h=%lld w=%lld c=%lld %s%s%s%s%s%s%s max=%g%s%s", (long long)c.batch, (long long)c.height,
-                (long long)c.width, (long long)c.channels, dtype_name(c.dtype), c.guided ? " guided" : "",
-                thresholds[int(c.threshold)], variances[int(c.variance)], c.wide ? " wide" : "", c.noise ? "" : " last",
-                c.layout == Layout::Strided ? " strided" : "", double(c.max_value), *c.poisoned ? " " : "", c.poisoned);
+  return format("ddpm_step n=%lld h=%lld w=%lld c=%lld %s%s%s%s%s%s%s max=%g%s%s", (long long)c.batch,
+                (long long)c.height, (long long)c.width, (long long)c.channels, dtype_name(c.dtype),
+                c.guided ? " guided" : "", thresholds[int(c.threshold)], variances[int(c.variance)],
+                c.wide ? " wide" : "", c.noise ? "" : " last", c.layout == Layout::Strided ? " strided" : "",
+                double(c.max_value), *c.poisoned ? " " : "", c.poisoned);
 }
 
 // `want_x0`: the result under test is x0, else prev.
@@ -42,8 +43,9 @@ void add(Suite& suite, const StepCase& c, bool want_x0) {
     const Shape model_shape{c.guided ? 2 * c.batch : c.batch, c.height, c.width, doubled ? 2 * c.channels : c.channels};
     const Tensor x = random_tensor(random, shape, DType::F32, c.layout, -2, 2);
     // `Learned` takes the square root of the output: keep it positive there
-    const Tensor model = random_tensor(random, model_shape, c.dtype, c.layout, c.variance == Variance::Learned ? 0.01 : -1, 1);
-    const Tensor noise = c.noise ? random_tensor(random, shape, DType::F32, c.layout, -2, 2) : Tensor();
+    const Tensor model =
+        random_tensor(random, model_shape, c.dtype, c.layout, c.variance == Variance::Learned ? 0.01 : -1, 1);
+    const Tensor noise = c.noise ? random_tensor(random, shape, DType::F32, other(c.layout), -2, 2) : Tensor();
     if (*c.poisoned) {
       const auto values = reference::load(x);
       fill(x, [&](int64_t i) { return i == 5 ? (*c.poisoned == 'n' ? NAN : INFINITY) : values[size_t(i)]; });
@@ -82,11 +84,12 @@ void add(Suite& suite, const StepCase& c, bool want_x0) {
         if (want_x0) b.ddpm_step(other, out, x, exact(model), noise, p);
         else b.ddpm_step(out, none, x, exact(model), noise, p);
       });
-      // |x| <= 2 and |model| <= 1 bound every term. x0: five roundings on the sum of its terms; clamping keeps an error, dynamic
-      // thresholding adds that of s (a lerp of two values) and divides by s >= min(1, max_value).
+      // |x| <= 2 and |model| <= 1 bound every term. x0: five roundings on the sum of its terms; clamping keeps an
+      // error, dynamic thresholding adds that of s (a lerp of two values) and divides by s >= min(1, max_value).
       const double guided = c.guided ? 1 + 7 * 2 : 1, terms = 1.7 * 2 + 1.3 * guided;
       double x0_error = 5 * kFloat * terms;
-      if (c.threshold == Threshold::Dynamic) x0_error = (2 * x0_error + 4 * kFloat * terms) / std::min(1.0f, c.max_value);
+      if (c.threshold == Threshold::Dynamic)
+        x0_error = (2 * x0_error + 4 * kFloat * terms) / std::min(1.0f, c.max_value);
       // deviation: at most 1; LearnedRange: its log carries four roundings of at most 5.5 * 2, and an exponential
       const double deviation_error = (c.variance == Variance::LearnedRange ? 0.5 * 4 * 11 + 4 : 4) * kFloat;
       const double x0_largest = c.threshold == Threshold::None ? terms : 1;
@@ -105,13 +108,16 @@ const Registration steps([](Suite& suite) {
           for (Variance variance : {Variance::Fixed, Variance::LearnedRange, Variance::Learned})
             add(suite, {dtype, 2, 3, 5, 3, guided, threshold, variance}, x0);
         add(suite, {dtype, 2, 4, 4, 3, guided, Threshold::Dynamic, Variance::Fixed, true, true, Layout::Strided}, x0);
-        add(suite, {dtype, 1, 4, 4, 3, guided, Threshold::Dynamic, Variance::LearnedRange, false, false, Layout::Strided}, x0);
+        add(suite,
+            {dtype, 1, 4, 4, 3, guided, Threshold::Dynamic, Variance::LearnedRange, false, false, Layout::Strided}, x0);
         add(suite, {dtype, 1, 1, 1, 1, guided, Threshold::Dynamic, Variance::LearnedRange}, x0);
         add(suite, {dtype, 3, 33, 31, 3, guided, Threshold::Dynamic, Variance::LearnedRange}, x0);
-        add(suite, {dtype, 2, 4, 4, 3, guided, Threshold::Dynamic, Variance::Fixed, false, true, Layout::Dense, 0.8f}, x0);
+        add(suite, {dtype, 2, 4, 4, 3, guided, Threshold::Dynamic, Variance::Fixed, false, true, Layout::Dense, 0.8f},
+            x0);
         for (const char* bad : {"nan", "inf"})
           for (Threshold threshold : {Threshold::None, Threshold::Dynamic})
-            add(suite, {dtype, 2, 6, 6, 3, guided, threshold, Variance::Fixed, false, true, Layout::Dense, 1.5f, bad}, x0);
+            add(suite, {dtype, 2, 6, 6, 3, guided, threshold, Variance::Fixed, false, true, Layout::Dense, 1.5f, bad},
+                x0);
       }
 });
 

@@ -70,16 +70,19 @@ const Registration dtypes([](Suite& suite) {
   });
   suite.add("dtype extremes of float32", [] {
     CHECK(to_bfloat16(3.4028235e38f).bits == 0x7f80 && to_bfloat16(-3.4028235e38f).bits == 0xff80);
-    CHECK(to_float16(65504).bits == 0x7bff && to_float16(65519.996f).bits == 0x7bff && to_float16(65520).bits == 0x7c00);
+    CHECK(to_float16(65504).bits == 0x7bff && to_float16(65519.996f).bits == 0x7bff &&
+          to_float16(65520).bits == 0x7c00);
     CHECK(to_float16(1e30f).bits == 0x7c00 && to_float16(-1e30f).bits == 0xfc00);
-    CHECK(to_float16(2.9802322e-8f).bits == 0 && to_float16(2.9802326e-8f).bits == 1);  // half of the smallest subnormal
+    CHECK(to_float16(2.9802322e-8f).bits == 0 &&
+          to_float16(2.9802326e-8f).bits == 1);  // half of the smallest subnormal
     CHECK(to_float16(-1e-30f).bits == 0x8000 && to_bfloat16(-0.0f).bits == 0x8000);
   });
   suite.add("dtype sizes, names and roundoffs", [] {
     CHECK(dtype_size(DType::F32) == 4 && dtype_size(DType::BF16) == 2 && dtype_size(DType::F16) == 2);
     CHECK(dtype_size(DType::I32) == 4 && dtype_size(DType::I64) == 8 && dtype_size(DType::U8) == 1);
     CHECK(std::string(dtype_name(DType::BF16)) == "bf16" && std::string(dtype_name(DType::I64)) == "i64");
-    CHECK(dtype_epsilon(DType::F32) == 0x1p-24 && dtype_epsilon(DType::BF16) == 0x1p-8 && dtype_epsilon(DType::F16) == 0x1p-11);
+    CHECK(dtype_epsilon(DType::F32) == 0x1p-24 && dtype_epsilon(DType::BF16) == 0x1p-8 &&
+          dtype_epsilon(DType::F16) == 0x1p-11);
   });
 });
 

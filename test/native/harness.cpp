@@ -24,7 +24,8 @@ std::vector<void (*)(Suite&)>& registrations() {
   return all;
 }
 
-// Tensors of the tests end at an inaccessible page, so an overrun arrives here; the case is named before the process ends.
+// Tensors of the tests end at an inaccessible page, so an overrun arrives here; the case is named before the process
+// ends.
 const char* running = "";
 void on_fault(int) {
   const auto say = [](const char* text) { return write(STDOUT_FILENO, text, std::strlen(text)); };

@@ -1,5 +1,5 @@
-// One description of a call drives all that is checked of it: every instruction set against the oracle, dense and strided
-// results, what lies around them, 1 = 2 = 3 threads bit for bit, the public op, and the meta backend.
+// One description of a call drives all that is checked of it: every instruction set against the oracle, dense and
+// strided results, what lies around them, 1 = 2 = 3 threads bit for bit, the public op, and the meta backend.
 #pragma once
 #include <functional>
 #include <string>
@@ -27,8 +27,8 @@ struct OpCall {
 /// Adds the cases "NAME isa=…" and "NAME ops". `make` builds the inputs when the first of them runs.
 void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make);
 
-/// Sums of `terms` float32 products: sqrt(terms) roundings that partly cancel (Higham 2002, section 2.8, rule of thumb), and
-/// a few for the epilogue; in units of sum|a||b|.
+/// Sums of `terms` float32 products: sqrt(terms) roundings that partly cancel (Higham 2002, section 2.8, rule of
+/// thumb), and a few for the epilogue; in units of sum|a||b|.
 double accumulation_error(int64_t terms);
 constexpr double kFloat = 1.0 / 16777216;  ///< unit roundoff of float32
 constexpr double kTiny = 0x1p-126;         ///< smallest normal float32: below it results are flushed to zero

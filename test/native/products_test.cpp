@@ -17,9 +17,9 @@ struct ProductCase {
 };
 
 std::string describe(const ProductCase& c) {
-  return format("%s%s%s%s%s%s%s", dtype_name(c.dtype), c.layout == Layout::Strided ? " strided" : "", c.bias ? " bias" : "",
-                c.residual ? " residual" : "", c.scale != 1 ? " scale" : "", c.poisoned ? " nan" : "",
-                c.one_sign ? " one_sign" : "");
+  return format("%s%s%s%s%s%s%s", dtype_name(c.dtype), c.layout == Layout::Strided ? " strided" : "",
+                c.bias ? " bias" : "", c.residual ? " residual" : "", c.scale != 1 ? " scale" : "",
+                c.poisoned ? " nan" : "", c.one_sign ? " one_sign" : "");
 }
 
 // The call for x (its shape) times a plain weight; `apply` is linear or conv2d of a backend.
@@ -73,20 +73,22 @@ struct ConvShape {
   int64_t items, height, width, in, out;
   int64_t kernel = 3;
   int stride = 1, padding = 1;
+  int64_t kernel_width = 0;  // 0: square
+  int64_t kernel_w() const { return kernel_width ? kernel_width : kernel; }
 };
 
 void add_conv(Suite& suite, const ConvShape& s, const ProductCase& c) {
   const std::string name =
-      format("conv2d n=%lld h=%lld w=%lld in=%lld out=%lld k=%lld stride=%d padding=%d ", (long long)s.items,
-             (long long)s.height, (long long)s.width, (long long)s.in, (long long)s.out, (long long)s.kernel, s.stride,
-             s.padding) + describe(c);
+      format("conv2d n=%lld h=%lld w=%lld in=%lld out=%lld k=%lldx%lld stride=%d padding=%d ", (long long)s.items,
+             (long long)s.height, (long long)s.width, (long long)s.in, (long long)s.out, (long long)s.kernel,
+             (long long)s.kernel_w(), s.stride, s.padding) + describe(c);
   add_op_case(suite, name, [=](Random& random) {
     const Conv2dParams p{s.stride, s.padding};
     const Shape y_shape{s.items, (s.height + 2 * s.padding - s.kernel) / s.stride + 1,
-                        (s.width + 2 * s.padding - s.kernel) / s.stride + 1, s.out};
+                        (s.width + 2 * s.padding - s.kernel_w()) / s.stride + 1, s.out};
     return product(
-        random, c, {s.items, s.height, s.width, s.in}, {s.out, s.kernel, s.kernel, s.in}, y_shape,
-        s.kernel * s.kernel * s.in,
+        random, c, {s.items, s.height, s.width, s.in}, {s.out, s.kernel, s.kernel_w(), s.in}, y_shape,
+        s.kernel * s.kernel_w() * s.in,
         [p](Backend& b, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) { b.conv2d(y, x, w, p, e); },
         [p](const Tensor& x, const Weight& w, const Epilogue& e) { return ops::conv2d(x, w, p, e); });
   });
@@ -104,8 +106,9 @@ const Registration products([](Suite& suite) {
       add_linear(suite, 7, 18, out, bare);
     }
     add_linear(suite, 77, 512, 192, plain);
-    add_linear(suite, 13, 2500, 40, plain);                                          // beyond one K block
-    add_linear(suite, 520, 40, 24, plain);                                           // beyond one row block
+    for (int64_t in : {2500, 10240, 13000}) add_linear(suite, 13, in, 40, plain);    // beyond one K block
+    add_linear(suite, 3, 25000, 17, full);
+    for (int64_t rows : {520, 1100}) add_linear(suite, rows, 40, 24, plain);         // beyond one row block
     add_linear(suite, 5, 36, 20, full, 3);                                           // (B, T, C)
     add_linear(suite, 9, 700, 33, {dtype, Layout::Dense, true, false, 1, false, true});
     add_linear(suite, 13, 35, 33, {dtype, Layout::Dense, true, false, 1, true});
@@ -124,6 +127,11 @@ const Registration products([](Suite& suite) {
     add_conv(suite, {2, 5, 7, 20, 33, 1, 1, 0}, full);
     add_conv(suite, {2, 5, 7, 20, 33, 1, 1, 0}, bare);
     add_conv(suite, {1, 9, 8, 5, 9, 7, 1, 3}, full);
+    add_conv(suite, {1, 6, 7, 12, 20, 1, 2, 0}, full);
+    add_conv(suite, {1, 4, 5, 12, 20, 1, 1, 1}, plain);
+    add_conv(suite, {1, 6, 7, 12, 20, 3, 1, 0, 1}, full);
+    add_conv(suite, {1, 6, 7, 12, 20, 2, 1, 1, 5}, full);
+    add_conv(suite, {1, 2, 2, 6400, 8}, plain);                                      // beyond one K block in bf16 too
     add_conv(suite, {1, 3, 3, 1408 + 704, 8}, plain);                                // concatenations of IF-I-XL
     add_conv(suite, {1, 2, 2, 2816 + 2112, 12}, full);
     add_conv(suite, {1, 2, 3, 2816 + 2112, 9, 1, 1, 0}, plain);
@@ -140,26 +148,28 @@ const Registration packing([](Suite& suite) {
       for (DType to : {DType::F32, DType::BF16})
         for (const Shape& shape : {Shape{1, 1}, Shape{17, 33}, Shape{64, 64}, Shape{130, 70}, Shape{6, 3, 3, 5},
                                    Shape{20, 1, 1, 9}, Shape{65, 3, 3, 34}, Shape{3, 7, 7, 2}})
-          suite.add(format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to), isa.name), [=] {
-            if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-            Backend& backend = cpu_backend(isa.name);
-            Random random(shape.str());
-            const Tensor plain = random_tensor(random, shape, from, Layout::Dense);
-            const Weight w = backend.pack(plain, to);
-            const Shape full{w.out, w.kernel_h, w.kernel_w, w.in};
-            CHECK(full.numel() == shape.numel() && w.out == shape[0] && w.in == shape[-1] && w.dtype == to);
-            CHECK(w.data.bytes() == backend.packed_bytes(w.out, w.kernel_h, w.kernel_w, w.in, to));
-            Tensor back = guarded(full, from, Layout::Dense), want = Tensor::empty(full, from, kCpu);
-            backend.unpack(back, w);
-            check_guard(back, Layout::Dense);
-            Tensor rounded = Tensor::empty(full, to, kCpu);
-            oracle({1}, [&](Backend& reference, Tensor&) {
-              reference.copy(rounded, plain.reshape(full));
-              reference.copy(want, rounded);
-            });
-            const std::string error = different_bits(back, want);
-            if (!error.empty()) fail_case("%s", error.c_str());
-          });
+          suite.add(
+              format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to), isa.name),
+              [=] {
+                if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
+                Backend& backend = cpu_backend(isa.name);
+                Random random(shape.str());
+                const Tensor plain = random_tensor(random, shape, from, Layout::Dense);
+                const Weight w = backend.pack(plain, to);
+                const Shape full{w.out, w.kernel_h, w.kernel_w, w.in};
+                CHECK(full.numel() == shape.numel() && w.out == shape[0] && w.in == shape[-1] && w.dtype == to);
+                CHECK(w.data.bytes() == backend.packed_bytes(w.out, w.kernel_h, w.kernel_w, w.in, to));
+                Tensor back = guarded(full, from, Layout::Dense), want = Tensor::empty(full, from, kCpu);
+                backend.unpack(back, w);
+                check_guard(back, Layout::Dense);
+                Tensor rounded = Tensor::empty(full, to, kCpu);
+                oracle({1}, [&](Backend& reference, Tensor&) {
+                  reference.copy(rounded, plain.reshape(full));
+                  reference.copy(want, rounded);
+                });
+                const std::string error = different_bits(back, want);
+                if (!error.empty()) fail_case("%s", error.c_str());
+              });
 });
 
 }  // namespace

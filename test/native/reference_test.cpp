@@ -31,13 +31,15 @@ const Registration products([](Suite& suite) {
     const Weight w = packed({2, 3}, {1, 0, -1, 2, 1, 0.5});
     const Tensor bias = tensor_of({2}, {10, 20}), residual = tensor_of({2, 2}, {1, 2, 3, 4});
     check_values(oracle({2, 2}, [&](Backend& b, Tensor& y) { b.linear(y, x, w, {}); }), {-2, 5.5, -3, -1});
-    check_values(oracle({2, 2}, [&](Backend& b, Tensor& y) { b.linear(y, x, w, {bias, residual, 0.5f}); }), {4.5, 13.75, 5, 11.5});
+    check_values(oracle({2, 2}, [&](Backend& b, Tensor& y) { b.linear(y, x, w, {bias, residual, 0.5f}); }),
+                 {4.5, 13.75, 5, 11.5});
   });
   suite.add("reference conv2d", [] {
     // one channel, 3×3 ones and a centre of 10: the sum of the neighbours, the border outside counting as zero
     const Tensor x = tensor_of({1, 2, 3, 1}, {1, 2, 3, 4, 5, 6});
     const Weight w = packed({1, 3, 3, 1}, {1, 1, 1, 1, 10, 1, 1, 1, 1});
-    check_values(oracle({1, 2, 3, 1}, [&](Backend& b, Tensor& y) { b.conv2d(y, x, w, {1, 1}, {}); }), {21, 39, 43, 48, 66, 70});
+    check_values(oracle({1, 2, 3, 1}, [&](Backend& b, Tensor& y) { b.conv2d(y, x, w, {1, 1}, {}); }),
+                 {21, 39, 43, 48, 66, 70});
     check_values(oracle({1, 1, 2, 1}, [&](Backend& b, Tensor& y) { b.conv2d(y, x, w, {2, 1}, {}); }), {21, 43});
     // taps and channels are not mirrored: out = x[i][j+1][channel 1]
     const Tensor two = tensor_of({1, 1, 3, 2}, {1, 10, 2, 20, 3, 30});
@@ -46,7 +48,9 @@ const Registration products([](Suite& suite) {
   });
   suite.add("reference attention", [] {
     const Tensor q = tensor_of({1, 1, 2}, {1, 0});
-    const auto attend = [&](AttentionParams p) { return oracle({1, 1, 2}, [&](Backend& b, Tensor& y) { b.attention(y, q, p); }); };
+    const auto attend = [&](AttentionParams p) {
+      return oracle({1, 1, 2}, [&](Backend& b, Tensor& y) { b.attention(y, q, p); });
+    };
     const KeyValue one{tensor_of({1, 1, 2}, {3, 4}), tensor_of({1, 1, 2}, {5, 7})};
     check_values(attend({1, 1, {one}, {}, {}}), {5, 7});
     // text key (0, 9), image keys (ln 3, 0) and (0, 0): weights 1/5, 3/5, 1/5
@@ -79,11 +83,13 @@ const Registration norms([](Suite& suite) {
     check_values(run().slice_last(1, 1), {-1 / (1 + std::exp(1.0)), 7 / (1 + std::exp(-7.0))});
   });
   suite.add("reference layer_norm and rms_norm", [] {
-    const Tensor x = tensor_of({2, 4}, {1, 3, 5, 7, 0, 0, 0, 0}), gamma = tensor_of({4}, {3, 6, 1, 1}), beta = tensor_of({4}, {0, 1, 2, 3});
+    const Tensor x = tensor_of({2, 4}, {1, 3, 5, 7, 0, 0, 0, 0}), gamma = tensor_of({4}, {3, 6, 1, 1}),
+                 beta = tensor_of({4}, {0, 1, 2, 3});
     check_values(oracle({2, 4}, [&](Backend& b, Tensor& y) { b.layer_norm(y, x, gamma, beta, 4); }),
                  {-3, -1, 2 + 1.0 / 3, 4, 0, 1, 2, 3});
     // mean square 21, + 4 = 25
-    check_values(oracle({2, 4}, [&](Backend& b, Tensor& y) { b.rms_norm(y, x, gamma, 4); }), {0.6, 3.6, 1, 1.4, 0, 0, 0, 0});
+    check_values(oracle({2, 4}, [&](Backend& b, Tensor& y) { b.rms_norm(y, x, gamma, 4); }),
+                 {0.6, 3.6, 1, 1.4, 0, 0, 0, 0});
   });
 });
 
@@ -105,7 +111,8 @@ const Registration pointwise([](Suite& suite) {
     check_values(oracle({1, 4, 4, 1}, [&](Backend& b, Tensor& y) { b.resample(y, x, Resample::NearestUp2); }),
                  {1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 6, 6, 3, 3, 6, 6});
     check_values(oracle({1, 1, 1, 1}, [&](Backend& b, Tensor& y) { b.resample(y, x, Resample::AverageDown2); }), {3});
-    check_values(oracle({1, 3, 3, 1}, [&](Backend& b, Tensor& y) { b.bilinear(y, x); }), {1, 1.5, 2, 2, 3, 4, 3, 4.5, 6});
+    check_values(oracle({1, 3, 3, 1}, [&](Backend& b, Tensor& y) { b.bilinear(y, x); }),
+                 {1, 1.5, 2, 2, 3, 4, 3, 4.5, 6});
     check_values(oracle({1, 1, 4, 1}, [&](Backend& b, Tensor& y) { b.bilinear(y, x); }), {1, 4.0 / 3, 5.0 / 3, 2});
   });
   suite.add("reference layouts", [] {
@@ -115,7 +122,8 @@ const Registration pointwise([](Suite& suite) {
   });
   suite.add("reference embeddings", [] {
     const Tensor table = tensor_of({3, 2}, {1, 2, 3, 4, 5, 6});
-    check_values(oracle({3, 2}, [&](Backend& b, Tensor& y) { b.embedding(y, ints({3}, {2, 0, 2}), table); }), {5, 6, 1, 2, 5, 6});
+    check_values(oracle({3, 2}, [&](Backend& b, Tensor& y) { b.embedding(y, ints({3}, {2, 0, 2}), table); }),
+                 {5, 6, 1, 2, 5, 6});
     const Tensor t = tensor_of({1}, {100});  // frequencies 1 and 1/100
     const auto embed = [&](int64_t dim, bool flip, float shift) {
       return oracle({1, dim}, [&](Backend& b, Tensor& y) { b.timestep_embedding(y, t, flip, shift); });
@@ -124,14 +132,16 @@ const Registration pointwise([](Suite& suite) {
     check_values(embed(5, true, 0), {std::cos(100.0), std::cos(1.0), std::sin(100.0), std::sin(1.0), 0});
     check_values(embed(4, false, 1), {std::sin(100.0), std::sin(0.01), std::cos(100.0), std::cos(0.01)});
     const Tensor x = tensor_of({1, 2, 2}, {1, 2, 3, 8});
-    check_values(oracle({1, 3, 2}, [&](Backend& b, Tensor& y) { b.prepend_mean_token(y, x, tensor_of({2}, {10, 20})); }),
-                 {12, 25, 1, 2, 3, 8});
+    check_values(
+        oracle({1, 3, 2}, [&](Backend& b, Tensor& y) { b.prepend_mean_token(y, x, tensor_of({2}, {10, 20})); }),
+        {12, 25, 1, 2, 3, 8});
   });
   suite.add("reference relative_position_bias", [] {
     // 32 buckets, maximum 128: 16 per side, eight of them single, the others from ceil(8 * 16^(k/8)) on
     std::vector<double> index(32);
     for (size_t i = 0; i < 32; i++) index[i] = double(i);
-    const Tensor y = oracle({1, 200, 200}, [&](Backend& b, Tensor& out) { b.relative_position_bias(out, tensor_of({32, 1}, index), 128); });
+    const Tensor y = oracle(
+        {1, 200, 200}, [&](Backend& b, Tensor& out) { b.relative_position_bias(out, tensor_of({32, 1}, index), 128); });
     const int64_t first[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91};
     for (int64_t distance = 0; distance < 200; distance++) {
       int64_t bucket = 0;
@@ -149,7 +159,8 @@ const Registration sampler([](Suite& suite) {
     p.output_scale = -1;
     p.x0_coef = 0.5f;
     p.x_coef = 0.25f;
-    const Tensor x = tensor_of({1, 1, 2, 1}, {1, -2}), model = tensor_of({1, 1, 2, 1}, {1, 1}), noise = tensor_of({1, 1, 2, 1}, {1, -1});
+    const Tensor x = tensor_of({1, 1, 2, 1}, {1, -2}), model = tensor_of({1, 1, 2, 1}, {1, 1}),
+                 noise = tensor_of({1, 1, 2, 1}, {1, -1});
     Tensor x0;
     const auto run = [&](const Tensor& m) {
       return oracle(x.shape(), [&](Backend& b, Tensor& y) {
@@ -186,7 +197,8 @@ const Registration sampler([](Suite& suite) {
   });
 
   // Trajectories of diffusers' DDPMScheduler; coefficients from the recorded table as in scheduling_ddpm.py (step).
-  for (const char* name : {"ddpm_learned_range_thr15", "ddpm_learned_range_thr1", "ddpm_super27", "ddpm_fixed_small", "ddpm_v_prediction"})
+  for (const char* name :
+       {"ddpm_learned_range_thr15", "ddpm_learned_range_thr1", "ddpm_super27", "ddpm_fixed_small", "ddpm_v_prediction"})
     suite.add(std::string("reference ddpm_step ") + name, [name] {
       const auto member = [](const Json& object, const char* key) -> const Json& {
         const Json* value = object.find(key);
@@ -208,7 +220,8 @@ const Registration sampler([](Suite& suite) {
         const bool v = member(config, "prediction_type").string() == "v_prediction";
         p.sample_scale = float(v ? std::sqrt(a) : 1 / std::sqrt(a));
         p.output_scale = float(v ? -std::sqrt(1 - a) : -std::sqrt((1 - a) / a));
-        p.threshold = member(config, "thresholding").boolean() ? DdpmStep::Threshold::Dynamic : DdpmStep::Threshold::Clip;
+        p.threshold =
+            member(config, "thresholding").boolean() ? DdpmStep::Threshold::Dynamic : DdpmStep::Threshold::Clip;
         p.ratio = float(member(config, "dynamic_thresholding_ratio").number());
         p.max_value = float(member(config, "sample_max_value").number());
         p.x0_coef = float(std::sqrt(previous) * beta / (1 - a));
@@ -223,7 +236,8 @@ const Registration sampler([](Suite& suite) {
         const auto image = [&](const Tensor& t) {
           return oracle({t.dim(0), t.dim(2), t.dim(3), t.dim(1)}, [&](Backend& b, Tensor& y) { b.nchw_to_nhwc(y, t); });
         };
-        const Tensor x = image(file->tensor(format("x%zu", i))), model = image(file->tensor(format("model_output%zu", i)));
+        const Tensor x = image(file->tensor(format("x%zu", i))),
+                     model = image(file->tensor(format("model_output%zu", i)));
         const Tensor want = file->tensor(format("x%zu", i + 1));
         Tensor drawn = Tensor::empty(want.shape(), DType::F32, kCpu);
         if (p.add_noise) generator.normal(drawn.data<float>(), drawn.numel());
@@ -231,7 +245,8 @@ const Registration sampler([](Suite& suite) {
         Tensor none;
         const Tensor prev = oracle(x.shape(), [&](Backend& b, Tensor& y) { b.ddpm_step(y, none, x, model, noise, p); });
         const Tensor got = oracle(want.shape(), [&](Backend& b, Tensor& y) { b.nhwc_to_nchw(y, prev); });
-        const std::string error = mismatch(got, {want, std::vector<double>(size_t(want.numel()), 2e-5)});  // golden/README.md
+        const std::string error =
+            mismatch(got, {want, std::vector<double>(size_t(want.numel()), 2e-5)});  // golden/README.md
         if (!error.empty()) fail_case("step %zu: %s", i, error.c_str());
       }
     });

@@ -18,12 +18,14 @@ std::string describe(const Image& i, DType dtype, Layout layout) {
 
 void add_resample(Suite& suite, Resample mode, const Image& i, DType dtype, Layout layout, bool poisoned = false) {
   const bool up = mode == Resample::NearestUp2;
-  const std::string name = std::string("resample ") + (up ? "up " : "down ") + describe(i, dtype, layout) + (poisoned ? " nan" : "");
+  const std::string name =
+      std::string("resample ") + (up ? "up " : "down ") + describe(i, dtype, layout) + (poisoned ? " nan" : "");
   add_op_case(suite, name, [=](Random& random) {
     const Tensor x = random_tensor(random, {i.items, i.height, i.width, i.channels}, dtype, layout);
     if (poisoned) poison(x);
     OpCall call;
-    call.shape = up ? Shape{i.items, 2 * i.height, 2 * i.width, i.channels} : Shape{i.items, i.height / 2, i.width / 2, i.channels};
+    call.shape = up ? Shape{i.items, 2 * i.height, 2 * i.width, i.channels}
+                    : Shape{i.items, i.height / 2, i.width / 2, i.channels};
     call.dtype = dtype;
     const Shape shape = call.shape;
     call.run = [=](Backend& b, Tensor& y) { b.resample(y, x, mode); };
@@ -38,9 +40,10 @@ void add_resample(Suite& suite, Resample mode, const Image& i, DType dtype, Layo
   });
 }
 
-void add_bilinear(Suite& suite, const Image& i, int64_t height, int64_t width, DType dtype, Layout layout, bool poisoned = false) {
-  const std::string name = format("bilinear to %lld×%lld ", (long long)height, (long long)width) + describe(i, dtype, layout) +
-                           (poisoned ? " nan" : "");
+void add_bilinear(Suite& suite, const Image& i, int64_t height, int64_t width, DType dtype, Layout layout,
+                  bool poisoned = false) {
+  const std::string name = format("bilinear to %lld×%lld ", (long long)height, (long long)width) +
+                           describe(i, dtype, layout) + (poisoned ? " nan" : "");
   add_op_case(suite, name, [=](Random& random) {
     const Tensor x = random_tensor(random, {i.items, i.height, i.width, i.channels}, dtype, layout);
     if (poisoned) poison(x);
@@ -62,10 +65,12 @@ void add_bilinear(Suite& suite, const Image& i, int64_t height, int64_t width, D
 }
 
 void add_layout(Suite& suite, bool to_nhwc, const Image& i, DType dtype, Layout layout, bool poisoned = false) {
-  const std::string name = std::string(to_nhwc ? "nchw_to_nhwc " : "nhwc_to_nchw ") + describe(i, dtype, layout) + (poisoned ? " nan" : "");
+  const std::string name =
+      std::string(to_nhwc ? "nchw_to_nhwc " : "nhwc_to_nchw ") + describe(i, dtype, layout) + (poisoned ? " nan" : "");
   add_op_case(suite, name, [=](Random& random) {
     const Shape nchw{i.items, i.channels, i.height, i.width}, nhwc{i.items, i.height, i.width, i.channels};
-    const Tensor x = to_nhwc ? random_tensor(random, nchw, DType::F32, Layout::Dense) : random_tensor(random, nhwc, dtype, layout);
+    const Tensor x =
+        to_nhwc ? random_tensor(random, nchw, DType::F32, Layout::Dense) : random_tensor(random, nhwc, dtype, layout);
     if (poisoned) poison(x);
     OpCall call;
     call.shape = to_nhwc ? nhwc : nchw;

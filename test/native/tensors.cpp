@@ -56,7 +56,8 @@ void check_guard(const Tensor& t, Layout layout) {
   if (layout == Layout::Dense) {  // the elements before the tensor, as far as its first page goes
     const size_t page = size_t(sysconf(_SC_PAGESIZE)), before = reinterpret_cast<uintptr_t>(t.raw()) % page;
     for (size_t i = 1; i <= before; i++)
-      if (static_cast<unsigned char*>(t.raw())[-std::ptrdiff_t(i)] != kGuard) fail_case("%zu bytes before the output were written", i);
+      if (static_cast<unsigned char*>(t.raw())[-std::ptrdiff_t(i)] != kGuard)
+        fail_case("%zu bytes before the output were written", i);
     return;
   }
   const unsigned char* first = static_cast<unsigned char*>(t.raw()) - size_t(kOffset) * size;
@@ -123,6 +124,8 @@ Tensor ints(const Shape& shape, const std::vector<int32_t>& values) {
   return t;
 }
 
-Tensor on(const Tensor& t, Device device) { return t.defined() && device != t.device() ? ops::to_device(t, device) : t; }
+Tensor on(const Tensor& t, Device device) {
+  return t.defined() && device != t.device() ? ops::to_device(t, device) : t;
+}
 
 }  // namespace df::test

@@ -25,6 +25,9 @@ enum class Layout {
   Strided,  ///< rows C + 7 apart, the first at an odd offset: nothing is aligned
 };
 
+/// The other one: for a second input whose strides should differ.
+inline Layout other(Layout layout) { return layout == Layout::Dense ? Layout::Strided : Layout::Dense; }
+
 /// A tensor whose surroundings (between and around the rows) hold NaN, so that what reads them shows it.
 Tensor guarded(const Shape& shape, DType dtype, Layout layout);
 /// Fails the case when the surroundings of a tensor made by guarded(layout) were written.

@@ -16,6 +16,22 @@ template <class T> struct TileTarget {
   int columns = kPanel;      // columns of this panel that exist
 };
 
+/// acc += the first or second elements of `pairs` pairs: widened rows × one half of the panel.
+template <int HALF, class T, int ROWS, int VECTORS>
+DF_INLINE void multiply_half(int64_t pairs, const float* wide, int64_t stride, const T* panel, Vec (&acc)[ROWS][VECTORS]) {
+  for (int64_t k = 0; k < pairs; k++) {
+    Vec b[VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) b[j] = Product<T>::b(panel + (k * kTileVectors + j) * kLanes * 2, HALF);
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++) {
+      const Vec a = set1(wide[i * stride + k * 2 + HALF]);
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; j++) acc[i][j] = fma(a, b[j], acc[i][j]);
+    }
+  }
+}
+
 /// acc += rows × panel over `steps` units of K.
 template <class T, int ROWS, int VECTORS>
 DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], const T* panel, Vec (&acc)[ROWS][VECTORS]) {
@@ -49,22 +65,9 @@ DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], cons
           wide[i][e] = read<float>(&bits);
         }
       }
-      for (int64_t k = 0; k < n; k++) {
-        const T* pairs = panel + (first + k) * kPanel * 2;
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-          __asm__ volatile("" ::: "memory");  // keeps the loads of one half out of the other, where registers are few
-          Vec b[VECTORS];
-#pragma GCC unroll 4
-          for (int j = 0; j < VECTORS; j++) b[j] = P::b(pairs + j * kLanes * 2, half);
-#pragma GCC unroll 8
-          for (int i = 0; i < ROWS; i++) {
-            const Vec a = set1(wide[i][k * 2 + half]);
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; j++) acc[i][j] = fma(a, b[j], acc[i][j]);
-          }
-        }
-      }
+      // one half of all pairs after the other: a loop over both at once needs more registers than 16
+      multiply_half<0, T, ROWS, VECTORS>(n, wide[0], kPiece * 2, panel + first * kPanel * 2, acc);
+      multiply_half<1, T, ROWS, VECTORS>(n, wide[0], kPiece * 2, panel + first * kPanel * 2, acc);
     }
   }
 }

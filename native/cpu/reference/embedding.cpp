@@ -16,8 +16,8 @@ void ReferenceBackend::embedding(Tensor& y, const Tensor& ids, const Tensor& tab
     reference::store_row(y, i, values.data() + id[i / columns * ids.row_stride() + i % columns] * channels);
 }
 
-// In float32 as in diffusers (embeddings.py, get_timestep_embedding): rounding an angle near 1000 moves it by up to 3e-5,
-// and the sampled pictures depend on that.
+// In float32 as in diffusers (embeddings.py, get_timestep_embedding): rounding an angle near 1000 moves it by up to
+// 3e-5, and the sampled pictures depend on that.
 void ReferenceBackend::timestep_embedding(Tensor& y, const Tensor& t, bool flip_sin_to_cos, float freq_shift) {
   const auto ts = reference::load(t);
   const int64_t half = y.dim(1) / 2;
@@ -51,14 +51,15 @@ void ReferenceBackend::prepend_mean_token(Tensor& y, const Tensor& x, const Tens
 
 namespace {
 
-// Half of the buckets are for keys behind the query; in each half, small distances have a bucket of their own and larger
-// ones share buckets that grow geometrically up to max_distance (Raffel et al. 2020, section 2.1). The logarithm is taken
-// in float32 because transformers does: what lies on a boundary must fall on its side.
+// Half of the buckets are for keys behind the query; in each half, small distances have a bucket of their own and
+// larger ones share buckets that grow geometrically up to max_distance (Raffel et al. 2020, section 2.1). The logarithm
+// is taken in float32 because transformers does: what lies on a boundary must fall on its side.
 int64_t distance_bucket(int64_t key_minus_query, int64_t buckets, int max_distance) {
   const int64_t half = buckets / 2, exact = half / 2, distance = std::abs(key_minus_query);
   const int64_t side = key_minus_query > 0 ? half : 0;
   if (distance < exact) return side + distance;
-  const float octaves = std::log(float(distance) / float(exact)) / float(std::log(double(max_distance) / double(exact)));
+  const float octaves =
+      std::log(float(distance) / float(exact)) / float(std::log(double(max_distance) / double(exact)));
   return side + std::min(half - 1, exact + int64_t(octaves * float(half - exact)));
 }
 

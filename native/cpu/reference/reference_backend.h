@@ -1,5 +1,5 @@
-// The oracle: scalar, double accumulation, one rounding per result, never optimised. The fast CPU backends derive from it
-// and replace what they do better.
+// The oracle: scalar, double accumulation, one rounding per result, never optimised. The fast CPU backends derive from
+// it and replace what they do better.
 #pragma once
 #include "ops/backend.h"
 

@@ -31,8 +31,10 @@ void ReferenceBackend::bilinear(Tensor& y, const Tensor& x) {
   };
   parallel_for(y.rows(), [&](int64_t row, int) {
     const int64_t n = row / (out_height * out_width);
-    const double v = position(row / out_width % out_height, height, out_height), u = position(row % out_width, width, out_width);
-    const int64_t h0 = int64_t(v), w0 = int64_t(u), h1 = h0 + 1 < height ? h0 + 1 : h0, w1 = w0 + 1 < width ? w0 + 1 : w0;
+    const double v = position(row / out_width % out_height, height, out_height),
+                 u = position(row % out_width, width, out_width);
+    const int64_t h0 = int64_t(v), w0 = int64_t(u), h1 = h0 + 1 < height ? h0 + 1 : h0,
+                  w1 = w0 + 1 < width ? w0 + 1 : w0;
     const double fh = v - double(h0), fw = u - double(w0);
     const auto pixel = [&](int64_t h, int64_t w) { return xs.data() + ((n * height + h) * width + w) * channels; };
     std::vector<double> out(static_cast<size_t>(channels));
