@@ -1,17 +1,21 @@
-// One measurement with random weights, e.g. `npm run bench -- unet-step --config IF-I-L --dtype bf16 --json`.
-import { readFileSync } from 'node:fs';
+// One measurement, e.g. `npm run bench -- unet-step --config IF-I-L --dtype bf16 --json`: random weights for a name, those on
+// the disk for a folder.
+import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { addon, type DType } from '../lib/addon.js';
-import { parseT5Config, parseUNetConfig, readJson, type T5Config, type UNetConfig } from '../lib/models/config.js';
+import { parseT5Config, parseUNetConfig, type T5Config, type UNetConfig } from '../lib/models/config.js';
 import { T5Encoder } from '../lib/models/t5-encoder.js';
 import { UNet } from '../lib/models/unet.js';
 import { Tensor } from '../lib/tensor.js';
 import { PROMPT_TOKENS } from '../lib/text/prompt-embeddings.js';
+import { findWeights } from '../lib/weights/folder.js';
+import { componentConfig, namedConfig } from './configs.js';
 
 const USAGE = `usage: npm run bench -- KIND [options]
   unet-step  --config IF-I-M|IF-I-L|IF-I-XL|IF-II-L|DIR   one forward pass; --batch N (2) --size PX (trained size)
   t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2)
+             a pipeline folder DIR: its weights, with load_s, the seconds to load them
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
   --dtype f32|bf16 (bf16)  --threads N (0 = all cores)  --runs N (5)  --json`;
@@ -55,17 +59,31 @@ async function timed(run: () => Promise<void>): Promise<number[]> {
   return seconds;
 }
 
-async function config(component: 'unet' | 'text_encoder'): Promise<unknown> {
-  const name = values.config ?? stop('--config is missing');
-  const named = JSON.parse(readFileSync(new URL('model-configs.json', import.meta.url), 'utf8')) as Record<string, unknown>;
-  return named[name] ?? readJson(path.join(name, component, 'config.json'));
+interface Loaded<Model> { model: Model; facts: Record<string, number> }
+
+/** The weights of a pipeline folder, or random ones for a named configuration. */
+async function loaded<Model>(name: string, component: 'unet' | 'text_encoder', load: (files: string[]) => Promise<Model>, random: () => Promise<Model>): Promise<Loaded<Model>> {
+  if (namedConfig(name)) return { model: await random(), facts: {} };
+  const { files } = await findWeights(path.join(name, component), component);
+  const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size));
+  const fileBytes = sizes.reduce((sum, size) => sum + size, 0);
+  const started = performance.now();
+  const model = await load(files);
+  const seconds = (performance.now() - started) / 1000;
+  const facts = { file_bytes: fileBytes, load_s: seconds, load_gb_per_s: fileBytes / seconds / 1e9, load_peak_rss_bytes: peakRss(), loaded_rss_bytes: process.memoryUsage.rss() };
+  return { model, facts };
+}
+
+function peakRss(): number {
+  return process.resourceUsage().maxRSS * 1024;
 }
 
 async function unetStep(): Promise<Measurement> {
-  const parsed: UNetConfig = parseUNetConfig(await config('unet'), values.config!);
+  const name = values.config ?? stop('--config is missing');
+  const parsed: UNetConfig = parseUNetConfig(await componentConfig(name, 'unet'), name);
   const size = values.size ? positive(values.size, '--size') : parsed.sampleSize ?? 64;
   const plan = await UNet.plan(parsed, dtype, batch, size, size, PROMPT_TOKENS, false);
-  const unet = await UNet.random(parsed, { dtype, device });
+  const { model: unet, facts } = await loaded(name, 'unet', (files) => UNet.load(parsed, files, { dtype, device }), () => UNet.random(parsed, { dtype, device }));
   const generator = addon.generatorCreate(0n);
   const x = new Tensor(await addon.randn(generator, [batch, parsed.inChannels, size, size], device));
   const text = Tensor.from(new Float32Array(batch * PROMPT_TOKENS * parsed.encoderHidDim).map((_, i) => Math.sin(i)), [batch, PROMPT_TOKENS, parsed.encoderHidDim], device);
@@ -73,17 +91,18 @@ async function unetStep(): Promise<Measurement> {
   const timesteps = new Array<number>(batch).fill(500);
   const labels = parsed.classEmbedType ? new Array<number>(batch).fill(250) : undefined;
   const seconds = await timed(async () => (await unet.forward(x, timesteps, cond, labels)).dispose());
-  return { what: { config: values.config, batch, size, ...unet.info, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  return { what: { config: name, batch, size, ...unet.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
 }
 
 async function t5(): Promise<Measurement> {
-  const parsed: T5Config = parseT5Config(await config('text_encoder'), values.config!);
+  const name = values.config ?? stop('--config is missing');
+  const parsed: T5Config = parseT5Config(await componentConfig(name, 'text_encoder'), name);
   const plan = await T5Encoder.plan(parsed, dtype, batch, PROMPT_TOKENS);
-  const encoder = await T5Encoder.random(parsed, { dtype, device });
+  const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, device }), () => T5Encoder.random(parsed, { dtype, device }));
   const ids = new Int32Array(batch * PROMPT_TOKENS).map((_, i) => (i * 7919) % parsed.vocabSize);
   const mask = new Int32Array(ids.length).fill(1);
   const seconds = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());
-  return { what: { config: values.config, batch, tokens: PROMPT_TOKENS, ...encoder.info }, seconds, flop: plan.flops };
+  return { what: { config: name, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
 }
 
 function shape(count: number): number[] {
@@ -108,7 +127,7 @@ const sorted = [...seconds].sort((a, b) => a - b);
 const median = sorted[Math.floor(sorted.length / 2)]!;
 const result = {
   kind, ...what, dtype, median_s: median, min_s: sorted[0], runs, gflop: flop / 1e9, gflops: flop / median / 1e9,
-  peak_rss_bytes: process.resourceUsage().maxRSS * 1024, isa: addon.cpuInfo().isa, threads: addon.getThreads(device),
+  peak_rss_bytes: peakRss(), isa: addon.cpuInfo().isa, threads: addon.getThreads(device),
 };
 if (values.json) console.log(JSON.stringify(result));
 else for (const [name, value] of Object.entries(result)) console.log(`${name.padEnd(16)} ${typeof value === 'number' ? Number(value.toPrecision(6)) : value}`);

@@ -108,6 +108,11 @@ export interface Addon {
   benchLinear(m: number, n: number, k: number, dtype: DType, runs: number): Promise<number[]>;
   /** Seconds of each run of a 3×3 convolution, stride 1, padding 1. */
   benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, runs: number): Promise<number[]>;
+  /**
+   * Writes random weights of a whole model, for benchmarks, tensor by tensor: PREFIX.safetensors, or
+   * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.
+   */
+  writeRandomWeights(kind: 'unet' | 't5', config: string, dtype: DType | 'f16', prefix: string, shardBytes: number): Promise<{ file: string; names: string[]; bytes: number }[]>;
 
   /** One sampler step of a batch; cond with twice the pictures' texts (unconditional first) means guidance. */
   denoiseStep(input: {

@@ -1,6 +1,6 @@
 // The fast CPU backend: one class over the kernel table of an instruction set. What is rare or cheap stays with the
-// reference backend that it derives from. Everything is cut into work items by shape alone, so the bits of a result do not
-// depend on the number of threads.
+// reference backend that it derives from. Everything is cut into work items by shape alone, so the bits of a result do
+// not depend on the number of threads.
 #pragma once
 #include "cpu/kernels.h"
 #include "cpu/reference/reference_backend.h"

@@ -44,7 +44,9 @@ template <class T>
 void step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise, const DdpmStep& p) {
   const int64_t batch = x.dim(0), channels = x.dim(-1), pixels = x.rows() / batch, n = pixels * channels;
   const bool guided = model.dim(0) == 2 * batch, learned = p.variance != DdpmStep::Variance::Fixed;
-  const auto output = [&](int64_t half, int64_t row) { return model.data<T>() + (half * batch * pixels + row) * model.row_stride(); };
+  const auto output = [&](int64_t half, int64_t row) {
+    return model.data<T>() + (half * batch * pixels + row) * model.row_stride();
+  };
   // the values of x0, and as much again for the selection
   float* start = static_cast<float*>(scratch(Scratch::Rows, size_t(2 * batch * n) * sizeof(float)));
   double* limits = static_cast<double*>(scratch(Scratch::Statistics, size_t(batch) * sizeof(double)));

@@ -68,7 +68,8 @@ const char* choose_isa() {
 
 std::vector<CpuIsa> cpu_isas() {
   const Features& f = features();
-  return {{"reference", true}, {"portable", true}, {"avx2", f.avx2}, {"avx512", f.avx512}, {"avx512bf16", f.avx512bf16}};
+  return {{"reference", true}, {"portable", true}, {"avx2", f.avx2},
+          {"avx512", f.avx512}, {"avx512bf16", f.avx512bf16}};
 }
 
 Backend& cpu_backend(const char* name) {
@@ -78,7 +79,8 @@ Backend& cpu_backend(const char* name) {
     if (isa == i.name) known = true, supported = i.supported;
   DF_CHECK(known, "cpu: instruction set (IF_CPU_ISA) must be one of %s, got %s", isa_names().c_str(), name);
   if (!supported)
-    fail(ErrorCode::NotBuilt, "cpu: this machine or build does not support the instruction set %s (IF_CPU_ISA); unset it", name);
+    fail(ErrorCode::NotBuilt, "cpu: instruction set (IF_CPU_ISA) must be supported by this machine and build, got %s; "
+                              "unset IF_CPU_ISA to take the best one", name);
   if (isa == "reference") return reference_backend();
 #if IF_X86
   if (isa == "avx512bf16") {

@@ -16,7 +16,8 @@ template <class F> void for_pieces(const Tensor& shape, bool dense, const F& bod
   if (dense) {
     parallel_ranges(shape.numel(), kGrain, [&](int64_t begin, int64_t end) { body(0, begin, end - begin); });
   } else {
-    parallel_ranges(rows, std::max<int64_t>(kGrain / std::max<int64_t>(columns, 1), 1), [&](int64_t begin, int64_t end) {
+    const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(columns, 1), 1);
+    parallel_ranges(rows, grain, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; r++) body(r, 0, columns);
     });
   }
@@ -33,8 +34,8 @@ void CpuBackend::activation(Tensor& y, const Tensor& x, Activation kind) {
 void CpuBackend::gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) {
   const bool dense = y.contiguous() && gate.contiguous() && up.contiguous();
   for_pieces(y, dense, [&](int64_t row, int64_t column, int64_t n) {
-    kernels_.gated_activation[int(y.dtype())](row_at(y, row, column), row_at(gate, row, column), row_at(up, row, column), n,
-                                              int(kind));
+    kernels_.gated_activation[int(y.dtype())](row_at(y, row, column), row_at(gate, row, column),
+                                              row_at(up, row, column), n, int(kind));
   });
 }
 

@@ -57,17 +57,20 @@ void CpuBackend::group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p
   const int64_t items = x.dim(0), channels = x.dim(-1), pixels = x.rows() / std::max<int64_t>(items, 1);
   const int64_t slab = ceil_div(std::max(kItemValues / channels, ceil_div(pixels, kMostSlabs)), kSlabUnit) * kSlabUnit;
   const int64_t slabs = ceil_div(pixels, slab);
-  double* sums = static_cast<double*>(scratch(Scratch::Statistics, size_t(items * slabs * 2 * channels) * sizeof(double)));
-  float* coefficients = static_cast<float*>(scratch(Scratch::Coefficients, size_t(items * 3 * channels) * sizeof(float)));
+  const size_t sum_bytes = size_t(items * slabs * 2 * channels) * sizeof(double);
+  const size_t coefficient_bytes = size_t(items * 3 * channels) * sizeof(float);
+  double* sums = static_cast<double*>(scratch(Scratch::Statistics, sum_bytes));
+  float* coefficients = static_cast<float*>(scratch(Scratch::Coefficients, coefficient_bytes));
   parallel_for(items * slabs, [&](int64_t item, int) {
     const int64_t first = item % slabs * slab, n = item / slabs;
     double* s = sums + item * 2 * channels;
-    kernels_.channel_moments[type](row_at(x, n * pixels + first), x.row_stride(), std::min(slab, pixels - first), channels,
-                                   s, s + channels);
+    kernels_.channel_moments[type](row_at(x, n * pixels + first), x.row_stride(), std::min(slab, pixels - first),
+                                   channels, s, s + channels);
   });
   parallel_for(items, [&](int64_t n, int) {
     float* f = coefficients + n * 3 * channels;
-    group_coefficients(p, n, channels, pixels, slabs, sums + n * slabs * 2 * channels, f, f + channels, f + 2 * channels);
+    group_coefficients(p, n, channels, pixels, slabs, sums + n * slabs * 2 * channels, f, f + channels,
+                       f + 2 * channels);
   });
   const int64_t grain = std::max<int64_t>(kItemValues / channels, 1), ranges = ceil_div(pixels, grain);
   parallel_for(items * ranges, [&](int64_t item, int) {
@@ -83,7 +86,8 @@ void CpuBackend::layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, con
   const int64_t channels = x.dim(-1);
   parallel_ranges(x.rows(), std::max<int64_t>(kItemValues / channels, 1), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++)
-      kernels_.layer_norm[int(x.dtype())](row_at(y, r), row_at(x, r), channels, gamma.data<float>(), beta.data<float>(), eps);
+      kernels_.layer_norm[int(x.dtype())](row_at(y, r), row_at(x, r), channels, gamma.data<float>(),
+                                          beta.data<float>(), eps);
   });
 }
 

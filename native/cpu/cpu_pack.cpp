@@ -30,8 +30,9 @@ Weight CpuBackend::pack(const Tensor& plain, DType dtype) {
   parallel_for(count * taps, [&](int64_t item, int) {
     const int64_t first = item / taps * width, tap = item % taps;
     const int rows = int(first + width <= w.out ? width : w.out - first);
-    kernels_.pack[int(dtype)](static_cast<char*>(w.data.raw()) + size_t(item) * block, row_at(plain, first * taps + tap),
-                              int(plain.dtype()), taps * plain.row_stride(), rows, w.in);
+    kernels_.pack[int(dtype)](static_cast<char*>(w.data.raw()) + size_t(item) * block,
+                              row_at(plain, first * taps + tap), int(plain.dtype()), taps * plain.row_stride(), rows,
+                              w.in);
   });
   return w;
 }
@@ -43,8 +44,8 @@ void CpuBackend::unpack(Tensor& plain, const Weight& w) {
   parallel_for(count * taps, [&](int64_t item, int) {
     const int64_t first = item / taps * width, tap = item % taps;
     const int rows = int(first + width <= w.out ? width : w.out - first);
-    kernels_.unpack[int(w.dtype)](row_at(plain, first * taps + tap), int(plain.dtype()), taps * plain.row_stride(), rows,
-                                  w.in, static_cast<const char*>(w.data.raw()) + size_t(item) * block);
+    kernels_.unpack[int(w.dtype)](row_at(plain, first * taps + tap), int(plain.dtype()), taps * plain.row_stride(),
+                                  rows, w.in, static_cast<const char*>(w.data.raw()) + size_t(item) * block);
   });
 }
 

@@ -1,6 +1,6 @@
 // The CPU kernels of one instruction set as a table of functions. The files that fill it are compiled with that
-// instruction set's flags, so this header holds plain types only: an inline function here could be emitted by such a file
-// and be the copy that the linker keeps for every CPU. Type indices are those of DType: 0 f32, 1 bf16, 2 f16.
+// instruction set's flags, so this header holds plain types only: an inline function here could be emitted by such a
+// file and be the copy that the linker keeps for every CPU. Type indices are those of DType: 0 f32, 1 bf16, 2 f16.
 #pragma once
 #include <stdint.h>
 
@@ -9,8 +9,8 @@ namespace df {
 /// Most kernel taps in one K block.
 constexpr int kMaxBlockTaps = 16;
 
-/// y = (x·w + bias + residual) * scale as an indirect matrix product: output row m (a pixel) reads, for every kernel tap,
-/// one row of `in` channels of x, or `zeros` outside of the image. A linear layer has one tap and no geometry.
+/// y = (x·w + bias + residual) * scale as an indirect matrix product: output row m (a pixel) reads, for every kernel
+/// tap, one row of `in` channels of x, or `zeros` outside of the image. A linear layer has one tap and no geometry.
 /// x, residual and y are of the kernel's type; strides are elements between rows.
 struct GemmProblem {
   const void* x;
@@ -66,7 +66,7 @@ struct CpuKernels {
   int tile_rows;  ///< rows of the register tile
   int unit[2];    ///< consecutive k stored side by side in a panel, per type
 
-  /// Rows [begin, end) × one panel. `partial`: (end - begin) * panel floats, 64-byte aligned; used with several K blocks.
+  /// Rows [begin, end) × one panel. `partial`: (end - begin) * panel floats, 64-byte aligned; for several K blocks.
   void (*gemm[2])(const GemmProblem*, int64_t begin, int64_t end, int64_t panel, float* partial);
   /// One tap of one panel. src: `rows` <= panel rows of `in` values of `type`, `row_step` elements apart.
   void (*pack[2])(void* dst, const void* src, int type, int64_t row_step, int rows, int64_t in);
@@ -80,7 +80,8 @@ struct CpuKernels {
 
   /// Per channel Σx and Σx² over pixels, in double; the local sums are taken about a local mean, so that a large mean
   /// costs no digits.
-  void (*channel_moments[2])(const void* x, int64_t stride, int64_t pixels, int64_t channels, double* sum, double* squares);
+  void (*channel_moments[2])(const void* x, int64_t stride, int64_t pixels, int64_t channels, double* sum,
+                             double* squares);
   /// y = activation((x - mean) * a + b), mean, a and b per channel.
   void (*normalize[2])(void* y, int64_t y_stride, const void* x, int64_t x_stride, int64_t pixels, int64_t channels,
                        const float* mean, const float* a, const float* b, int activation);

@@ -77,8 +77,8 @@ DF_INLINE float largest(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`), b gives one
-/// half of every pair as floats and the rows are widened before.
+/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
+/// one half of every pair as floats and the rows are widened before.
 template <class T> struct Product;
 template <> struct Product<float> {
   static constexpr int unit = 1;
@@ -92,6 +92,7 @@ template <> struct Product<bf16> {
   static constexpr bool widens = true;
   static DF_INLINE Vec b(const bf16* p, int half) {
     const __m256i v = _mm256_load_si256((const __m256i*)p);
-    return _mm256_castsi256_ps(half ? _mm256_and_si256(v, _mm256_set1_epi32(int(0xffff0000u))) : _mm256_slli_epi32(v, 16));
+    return _mm256_castsi256_ps(half ? _mm256_and_si256(v, _mm256_set1_epi32(int(0xffff0000u)))
+                                   : _mm256_slli_epi32(v, 16));
   }
 };

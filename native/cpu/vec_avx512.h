@@ -66,8 +66,8 @@ DF_INLINE Vec square(Vec v, Vec& error) {
 DF_INLINE float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 DF_INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
 
-/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`), b gives one
-/// half of every pair as floats and the rows are widened before.
+/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
+/// one half of every pair as floats and the rows are widened before.
 template <class T> struct Product;
 template <> struct Product<float> {
   static constexpr int unit = 1;
@@ -87,7 +87,8 @@ template <> struct Product<bf16> {
   static constexpr bool widens = true;
   static DF_INLINE Vec b(const bf16* p, int half) {
     const __m512i v = _mm512_load_si512((const void*)p);
-    return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u))) : _mm512_slli_epi32(v, 16));
+    return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u)))
+                                   : _mm512_slli_epi32(v, 16));
   }
 #endif
 };

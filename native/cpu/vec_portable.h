@@ -1,5 +1,5 @@
-// 4 float lanes through the vector extensions of GCC and Clang (SSE2, NEON, …). Included inside the unnamed namespace of
-// an instruction set.
+// 4 float lanes through the vector extensions of GCC and Clang (SSE2, NEON, …). Included inside the unnamed namespace
+// of an instruction set.
 #pragma once
 
 typedef float Vec __attribute__((vector_size(16)));
@@ -103,8 +103,8 @@ DF_INLINE float largest(Vec v) {
   return a < b ? b : a;
 }
 
-/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`), b gives one
-/// half of every pair as floats and the rows are widened before.
+/// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
+/// one half of every pair as floats and the rows are widened before.
 template <class T> struct Product;
 template <> struct Product<float> {
   static constexpr int unit = 1;

@@ -1,6 +1,6 @@
-// Every kernel, written once over the vector type of a vec_<isa>.h. A kernels_<isa>.cpp includes its vec header and then
-// this file inside an unnamed namespace, so that no two instruction sets share a symbol; for the same reason no header here
-// includes anything of the C++ library.
+// Every kernel, written once over the vector type of a vec_<isa>.h. A kernels_<isa>.cpp includes its vec header and
+// then this file inside an unnamed namespace, so that no two instruction sets share a symbol; for the same reason no
+// header here includes anything of the C++ library.
 #pragma once
 #include "cpu/kernels/rows.h"
 #include "cpu/kernels/gemm.h"

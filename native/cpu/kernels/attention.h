@@ -3,8 +3,10 @@
 #pragma once
 
 /// Row t of the keys or values over both runs.
-template <class T> DF_INLINE const T* token_row(const void* const* runs, const int64_t* strides, int64_t first, int64_t t) {
-  return t < first ? static_cast<const T*>(runs[0]) + t * strides[0] : static_cast<const T*>(runs[1]) + (t - first) * strides[1];
+template <class T>
+DF_INLINE const T* token_row(const void* const* runs, const int64_t* strides, int64_t first, int64_t t) {
+  const int run = t >= first;
+  return static_cast<const T*>(runs[run]) + (run ? t - first : t) * strides[run];
 }
 
 template <class T> DF_INLINE void pack_keys(const AttentionKeys& s, T* out) {
@@ -43,7 +45,8 @@ template <class T> DF_INLINE void pack_values(const AttentionKeys& s, T* out) {
       const T* row[2] = {none, none};
       for (int e = 0; e < unit; e++) {
         const int64_t t = g * unit + e;
-        if (t < tokens && !(s.mask && s.mask[t] == 0)) row[e] = token_row<T>(s.value, s.value_stride, s.tokens[0], t) + c;
+        if (t < tokens && !(s.mask && s.mask[t] == 0))
+          row[e] = token_row<T>(s.value, s.value_stride, s.tokens[0], t) + c;
       }
       if constexpr (unit == 1) {
         __builtin_memcpy(out, row[0], size_t(n) * sizeof(T));
@@ -82,7 +85,8 @@ template <class T> DF_INLINE float softmax_weights(T* weights, const float* s, i
   Vec s0 = set1(0), s1 = s0;
   for (int64_t i = 0; i < n; i += 2 * kLanes) {
     const Vec x0 = load(s + i) * f - top, x1 = load(s + i + kLanes) * f - top;
-    const Vec e0 = select(less(x0, lowest), set1(0), exponential(x0)), e1 = select(less(x1, lowest), set1(0), exponential(x1));
+    const Vec e0 = select(less(x0, lowest), set1(0), exponential(x0));
+    const Vec e1 = select(less(x1, lowest), set1(0), exponential(x1));
     s0 = s0 + e0;
     s1 = s1 + e1;
     store(weights + i, e0);
@@ -123,7 +127,8 @@ template <class T> void attention(const AttentionRows* problem, float* scores, v
       const int n = next_rows(rows - r);
       for (int i = 0; i < n; i++) {
         float* s = scores + (r + i) * stride;
-        if (adjusted) adjust_scores(s, g.tokens, g.scale, g.bias ? g.bias + (q0 + r + i) * g.bias_stride : nullptr, g.mask);
+        const float* bias = g.bias ? g.bias + (q0 + r + i) * g.bias_stride : nullptr;
+        if (adjusted) adjust_scores(s, g.tokens, g.scale, bias, g.mask);
         for (int64_t k = g.tokens; k < softmax_n; k++) s[k] = -__builtin_inff();
         a[i] = weights + (r + i) * stride;
         inverse[i] = 1.f / softmax_weights(weights + (r + i) * stride, s, softmax_n, adjusted ? 1.f : g.scale);

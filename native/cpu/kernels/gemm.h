@@ -18,7 +18,8 @@ template <class T> struct TileTarget {
 
 /// acc += the first or second elements of `pairs` pairs: widened rows × one half of the panel.
 template <int HALF, class T, int ROWS, int VECTORS>
-DF_INLINE void multiply_half(int64_t pairs, const float* wide, int64_t stride, const T* panel, Vec (&acc)[ROWS][VECTORS]) {
+DF_INLINE void multiply_half(int64_t pairs, const float* wide, int64_t stride, const T* panel,
+                             Vec (&acc)[ROWS][VECTORS]) {
   for (int64_t k = 0; k < pairs; k++) {
     Vec b[VECTORS];
 #pragma GCC unroll 4
@@ -50,8 +51,8 @@ DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], cons
       }
     }
   } else {
-    // No product of pairs: the rows are widened to float piece by piece (they stay in L1), the panel in registers. Widening
-    // each broadcast instead costs half of the speed.
+    // No product of pairs: the rows are widened to float piece by piece (they stay in L1), the panel in registers.
+    // Widening each broadcast instead costs a third of the speed.
     constexpr int64_t kPiece = 64;
     alignas(64) float wide[ROWS][kPiece * 2];
     for (int64_t first = 0; first < steps; first += kPiece) {
@@ -72,10 +73,11 @@ DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], cons
   }
 }
 
-/// The first VECTORS vectors of a panel's columns. a: ROWS row pointers per segment, K contiguous; b: one packed block per
-/// segment; `steps` units of K in each.
+/// The first VECTORS vectors of a panel's columns. a: ROWS row pointers per segment, K contiguous; b: one packed block
+/// per segment; `steps` units of K in each.
 template <class T, int ROWS, int VECTORS>
-__attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const T* const* b, const TileTarget<T>& t) {
+__attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const T* const* b,
+                                    const TileTarget<T>& t) {
   Vec acc[ROWS][VECTORS];
   if (t.resume) {
 #pragma GCC unroll 8
@@ -127,7 +129,8 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
 }
 
 template <class T, int ROWS = kTileRows, int VECTORS = kTileVectors>
-DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const T* const* b, const TileTarget<T>& t) {
+DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const T* const* b,
+                        const TileTarget<T>& t) {
   if constexpr (VECTORS > 1) {
     if (t.columns <= (VECTORS - 1) * kLanes) return run_tile<T, ROWS, VECTORS - 1>(rows, segments, steps, a, b, t);
   }
@@ -137,8 +140,8 @@ DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a
   tile<T, ROWS, VECTORS>(segments, steps, a, b, t);
 }
 
-/// Rows of the next tile. The last kTileRows+1 … 2*kTileRows-1 rows become two nearly equal tiles: one of 1 or 2 rows has
-/// too few accumulators to cover the latency of the multiply.
+/// Rows of the next tile. The last kTileRows+1 … 2*kTileRows-1 rows become two nearly equal tiles: one of 1 or 2 rows
+/// has too few accumulators to cover the latency of the multiply.
 DF_INLINE int next_rows(int64_t left) {
   if (left >= 2 * kTileRows || left == kTileRows) return kTileRows;
   return left > kTileRows ? int((left + 1) / 2) : int(left);
@@ -147,7 +150,7 @@ DF_INLINE int next_rows(int64_t left) {
 /// Row pointers of the taps [tap, tap + taps) for the output rows [m, m + rows), `rows` per tap.
 template <class T>
 DF_INLINE void gather_rows(const GemmProblem& g, int64_t m, int rows, int tap, int taps, int64_t channel, const T** a) {
-  const T* x = static_cast<const T*>(g.x) + channel;
+  const T *x = static_cast<const T*>(g.x) + channel, *zeros = static_cast<const T*>(g.zeros);
   if (g.direct) {
     for (int i = 0; i < rows; i++) a[i] = x + (m + i) * g.x_stride;
     return;
@@ -159,7 +162,7 @@ DF_INLINE void gather_rows(const GemmProblem& g, int64_t m, int rows, int tap, i
     for (int q = 0; q < taps; q++) {
       const int64_t iy = y0 + r, ix = x0 + s;
       const bool inside = uint64_t(iy) < uint64_t(g.height) && uint64_t(ix) < uint64_t(g.width);
-      a[q * rows + i] = inside ? x + ((item * g.height + iy) * g.width + ix) * g.x_stride : static_cast<const T*>(g.zeros);
+      a[q * rows + i] = inside ? x + ((item * g.height + iy) * g.width + ix) * g.x_stride : zeros;
       if (++s == g.kernel_w) s = 0, r++;
     }
     if (++ox == g.out_width) {
@@ -195,7 +198,8 @@ template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t 
         gather_rows(g, m, rows, tap, taps, channel, a);
         for (int i = 0; i < rows; i++) {
           y[i] = static_cast<T*>(g.y) + (m + i) * g.y_stride + panel * kPanel;
-          if (g.residual) residual[i] = static_cast<const T*>(g.residual) + (m + i) * g.residual_stride + panel * kPanel;
+          if (g.residual)
+            residual[i] = static_cast<const T*>(g.residual) + (m + i) * g.residual_stride + panel * kPanel;
         }
         t.partial = partial + (m - begin) * kPanel;
         run_tile<T>(rows, taps, channels / unit, a, b, t);

@@ -1,8 +1,8 @@
 // exp, Φ and the activations on vectors. NaN comes out of every function that a NaN went into.
 #pragma once
 
-/// exp(x + low), |low| < 0.1, relative error about 1e-7 (Cody–Waite reduction, Taylor-like polynomial of degree 7 fitted
-/// on ±ln2/2). Zero below about -104, infinity above 89.
+/// exp(x + low), |low| < 0.1, relative error about 1e-7 (Cody–Waite reduction, Taylor-like polynomial of degree 7
+/// fitted on ±ln2/2). Zero below about -104, infinity above 89.
 DF_INLINE Vec exponential(Vec x, Vec low) {
   x = minimum(set1(89.f), maximum(set1(-110.f), x));
   const Vec n = round_to_integer(x * set1(1.44269504f));

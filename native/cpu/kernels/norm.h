@@ -1,7 +1,8 @@
 // Group, layer and RMS normalisation.
 #pragma once
 
-template <class T> void channel_moments(const void* data, int64_t stride, int64_t pixels, int64_t channels, double* sum, double* squares) {
+template <class T>
+void channel_moments(const void* data, int64_t stride, int64_t pixels, int64_t channels, double* sum, double* squares) {
   const T* x = static_cast<const T*>(data);
   // 64 pixels: the fp32 sums stay short and a block of channels stays in L1 between the local mean and the moments.
   // The mean of 8 pixels is enough of a shift: it is off by at most the spread of the values themselves.
@@ -101,12 +102,14 @@ DF_INLINE Vec keep(Vec v, int n) {
   return load_n(lanes, n);
 }
 
-template <class T> void layer_norm(void* y, const void* data, int64_t n, const float* gamma, const float* beta, float eps) {
+template <class T>
+void layer_norm(void* y, const void* data, int64_t n, const float* gamma, const float* beta, float eps) {
   const T* x = static_cast<const T*>(data);
   T* out = static_cast<T*>(y);
   const float mean = row_sum(x, n, [](Vec v, int) DF_LAMBDA_INLINE { return v; }) / float(n);
   // the rounding of the mean is corrected by the mean of the differences
-  const float rest = row_sum(x, n, [mean](Vec v, int m) DF_LAMBDA_INLINE { return keep(v - set1(mean), m); }) / float(n);
+  const float rest =
+      row_sum(x, n, [mean](Vec v, int m) DF_LAMBDA_INLINE { return keep(v - set1(mean), m); }) / float(n);
   const float square_sum = row_sum(x, n, [mean, rest](Vec v, int m) DF_LAMBDA_INLINE {
     const Vec d = keep((v - set1(mean)) - set1(rest), m);
     return d * d;

@@ -12,7 +12,8 @@ DF_INLINE void interleave(void* dst, const void* src, int64_t row_bytes, int row
       const char* p = in + j * row_bytes + u0 * 4;
       for (int u = 0; u < n; u++) out[(u0 + u) * kPanel + j] = read<uint32_t>(p + u * 4);
     }
-    for (int u = 0; u < n && rows < kPanel; u++) __builtin_memset(out + (u0 + u) * kPanel + rows, 0, size_t(kPanel - rows) * 4);
+    for (int u = 0; u < n && rows < kPanel; u++)
+      __builtin_memset(out + (u0 + u) * kPanel + rows, 0, size_t(kPanel - rows) * 4);
   }
 }
 
