@@ -65,7 +65,8 @@ test('one generator through both stages', async () => {
   expectPicture(stages[1]!, 'chained_II');
 });
 
-test('the embedded if-emoji draws the pictures of diffusers', async () => {
+// 24 prompts × 40 steps with guidance: minutes on two cores
+test('the embedded if-emoji draws the pictures of diffusers', { timeout: 600_000 }, async () => {
   const samples = readSafetensors('models/if-emoji/reference_samples.safetensors');
   const { prompts, steps, guidance, seed } = JSON.parse(readFileSync('models/if-emoji/reference_samples.json', 'utf8')) as { prompts: string[]; steps: number; guidance: number; seed: number };
   const cascade = await Cascade.load({ stage1: path.resolve('models/if-emoji'), dtype: 'f32', cacheDir });
