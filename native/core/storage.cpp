@@ -3,22 +3,22 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
+#include "core/arena.h"
 #include "core/error.h"
 
 namespace df {
 namespace {
 
-constexpr size_t kHuge = size_t(2) << 20;
+// Smaller blocks come from malloc and are kept by size when they are freed; the others come from the arena.
+constexpr size_t kArenaBytes = size_t(64) << 10;
 
-// One accounting per device; the CPU's also keeps freed blocks by size.
+// One accounting per device, and the CPU's free memory.
 struct Pool {
   std::mutex mutex;
-  MemoryStats stats;
+  MemoryStats stats;                         // `cached` counts the small blocks only
   std::multimap<size_t, void*> free_blocks;
+  Arena arena;
 
   void add(size_t bytes) {
     stats.current += bytes;
@@ -36,55 +36,43 @@ Pool& pool(Device device) {
   return *p;
 }
 
-void* system_allocate(size_t bytes) {
-  void* p = nullptr;
-  const size_t alignment = bytes >= kHuge ? kHuge : 64;
-  if (posix_memalign(&p, alignment, bytes) != 0) return nullptr;
-#if defined(__linux__)
-  if (bytes >= kHuge) madvise(p, bytes, MADV_HUGEPAGE);
-#endif
-  return p;
-}
-
 void release_cpu(Storage& s) {
   Pool& p = pool(s.device);
   std::lock_guard<std::mutex> lock(p.mutex);
   p.stats.current -= s.bytes;
-  p.stats.cached += s.bytes;
-  p.free_blocks.emplace(s.bytes, s.data);
+  if (s.bytes >= kArenaBytes) {
+    p.arena.free(s.data, s.bytes);
+  } else {
+    p.stats.cached += s.bytes;
+    p.free_blocks.emplace(s.bytes, s.data);
+  }
 }
 
-void free_all(Pool& p) {
-  for (auto& [bytes, data] : p.free_blocks) free(data);
-  p.free_blocks.clear();
-  p.stats.cached = 0;
+// A kept block of this size or up to a quarter more, or a new one; its size goes into `bytes`.
+void* allocate_small(Pool& p, size_t& bytes) {
+  const auto block = p.free_blocks.lower_bound(bytes);
+  if (block != p.free_blocks.end() && block->first <= bytes + bytes / 4) {
+    void* data = block->second;
+    bytes = block->first;
+    p.stats.cached -= bytes;
+    p.free_blocks.erase(block);
+    return data;
+  }
+  void* data = nullptr;
+  return posix_memalign(&data, 64, bytes) == 0 ? data : nullptr;
 }
 
 std::shared_ptr<Storage> allocate_cpu(Device device, size_t bytes) {
-  // sizes are rounded so that blocks of nearly the same size can stand in for each other
-  const size_t unit = bytes >= 65536 ? 4096 : 64;
-  const size_t size = (bytes + unit - 1) / unit * unit;
+  const size_t unit = bytes >= kArenaBytes ? Arena::kPage : 64;
   auto s = std::make_shared<Storage>();
   s->device = device;
+  s->bytes = bytes > SIZE_MAX - unit ? bytes : (bytes + unit - 1) / unit * unit;
   Pool& p = pool(device);
   std::lock_guard<std::mutex> lock(p.mutex);
-  auto block = p.free_blocks.lower_bound(size);
-  if (block != p.free_blocks.end() && block->first <= size + size / 4) {
-    s->data = block->second;
-    s->bytes = block->first;
-    p.stats.cached -= block->first;
-    p.free_blocks.erase(block);
-  } else {
-    s->data = system_allocate(size);
-    if (!s->data && !p.free_blocks.empty()) {
-      free_all(p);
-      s->data = system_allocate(size);
-    }
-    if (!s->data)
-      fail(ErrorCode::OutOfMemory, "%s: cannot allocate %.1f MB; %.1f MB are in use by this process's tensors",
-           device.str().c_str(), size / 1e6, p.stats.current / 1e6);
-    s->bytes = size;
-  }
+  s->data = s->bytes >= kArenaBytes ? p.arena.allocate(s->bytes) : allocate_small(p, s->bytes);
+  if (!s->data)
+    fail(ErrorCode::OutOfMemory, "%s: cannot allocate %.1f MB; %.1f MB are in use by this process's tensors",
+         device.str().c_str(), double(s->bytes) / 1e6, double(p.stats.current) / 1e6);
   p.add(s->bytes);
   s->release = release_cpu;
   return s;
@@ -129,7 +117,9 @@ std::shared_ptr<Storage> borrow(Device device, void* data, size_t bytes, std::sh
 MemoryStats memory_stats(Device device) {
   Pool& p = pool(device);
   std::lock_guard<std::mutex> lock(p.mutex);
-  return p.stats;
+  MemoryStats stats = p.stats;
+  stats.cached += p.arena.cached();
+  return stats;
 }
 
 void reset_peak(Device device) {
@@ -141,7 +131,10 @@ void reset_peak(Device device) {
 void release_cached(Device device) {
   Pool& p = pool(device);
   std::lock_guard<std::mutex> lock(p.mutex);
-  free_all(p);
+  for (auto& [bytes, data] : p.free_blocks) free(data);
+  p.free_blocks.clear();
+  p.stats.cached = 0;
+  p.arena.release();
 }
 
 }  // namespace df

@@ -1,5 +1,5 @@
-// Memory of tensors. CPU blocks are 64-byte aligned (2 MiB aligned and huge pages asked for from 2 MiB on) and are kept
-// for reuse when they are freed, so that a sampling step neither allocates nor faults pages in.
+// Memory of tensors. CPU blocks are 64-byte aligned (page-aligned from 64 KiB on, on huge pages where the system has them)
+// and are kept for reuse when they are freed, so that a sampling step neither allocates nor faults pages in.
 #pragma once
 #include <cstddef>
 #include <functional>
