@@ -150,6 +150,33 @@ function loadAddon(): Addon {
 export const addon: Addon = loadAddon();
 
 /**
+ * Runs a command that reports progress. An error that the callback throws cancels the command and is thrown from here.
+ */
+export async function withProgress(
+  options: { onProgress?: (done: number, total: number) => void; signal?: AbortSignal },
+  command: (onProgress: ((done: number, total: number) => void) | null, token: CancelToken | null) => Promise<void>,
+): Promise<void> {
+  const { onProgress, signal } = options;
+  if (!onProgress) return withSignal(signal, (token) => command(null, token));
+  const failed = new AbortController();
+  let thrown: { error: unknown } | undefined;
+  const guarded = (done: number, total: number): void => {
+    try {
+      if (!thrown) onProgress(done, total);
+    } catch (error) {
+      thrown = { error };
+      failed.abort();
+    }
+  };
+  try {
+    await withSignal(signal ? AbortSignal.any([signal, failed.signal]) : failed.signal, (token) => command(guarded, token));
+  } catch (error) {
+    throw thrown ? thrown.error : error;
+  }
+  if (thrown) throw (thrown as { error: unknown }).error;
+}
+
+/**
  * Runs `command` with a cancel token that follows `signal`. A cancelled command takes effect between two ops.
  * @throws IFError `CANCELLED` at once when the signal has fired already
  */

@@ -33,6 +33,28 @@ export function ioError(operation: string, file: string, error: unknown): unknow
   return new IFError('IO', `${operation} ${file}: ${reason} (${error.code})`, { cause: error });
 }
 
+/** A name in the same folder, of a length that does not depend on the file's. */
+function temporaryName(file: string): string {
+  return path.join(path.dirname(file), `.if-${randomBytes(8).toString('hex')}.tmp`);
+}
+
+const LONGEST_NAME = 255; // bytes, on all common file systems
+
+/**
+ * Checks that a file could be written: makes and removes an empty file in its folder.
+ * @throws IFError `IO` with the operating system's reason
+ */
+export async function checkWritable(file: string): Promise<void> {
+  if (Buffer.byteLength(path.basename(file)) > LONGEST_NAME) throw new IFError('IO', `writing ${file}: the name is longer than ${LONGEST_NAME} bytes (ENAMETOOLONG)`);
+  const temporary = temporaryName(file);
+  try {
+    await (await open(temporary, 'wx')).close();
+    await rm(temporary);
+  } catch (error) {
+    throw ioError('writing', file, error);
+  }
+}
+
 /**
  * Writes a file so that a reader sees the old content or the whole new one, never a part: a temporary file in the same
  * folder, flushed to the disk, then renamed. The temporary file is removed when anything fails.
@@ -42,7 +64,7 @@ export function ioError(operation: string, file: string, error: unknown): unknow
 export async function writeFileAtomic(
   file: string, data: Uint8Array | string | Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
 ): Promise<void> {
-  const temporary = path.join(path.dirname(file), `.${path.basename(file)}.${randomBytes(6).toString('hex')}.tmp`);
+  const temporary = temporaryName(file);
   try {
     const handle = await open(temporary, 'wx');
     try {

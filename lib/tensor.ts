@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { addon, withSignal, type TensorHandle } from './addon.js';
 import { IFError } from './errors.js';
 

@@ -1,5 +1,7 @@
 // The boundary: handles, errors, cancellation, a free event loop, environments that end.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, test } from 'vitest';
 import { addon, type DdpmStep, type TensorHandle } from '../lib/addon.js';
@@ -90,6 +92,10 @@ describe('commands', () => {
     const busy = addon.randn(addon.generatorCreate(0n), [8, 3, 512, 512], DEVICE);
     await expectIFError('INVALID_ARGUMENT', () => addon.setThreads(DEVICE, 1), /computing/);
     await busy;
+    for (let i = 0; i < 100; i++) {
+      await addon.allFinite(Tensor.from(new Float32Array(1), [1], DEVICE).handle);
+      addon.setThreads(DEVICE, 1 + (i % 2)); // allowed as soon as everything is awaited
+    }
     addon.setThreads(DEVICE, 1);
     expect(addon.getThreads(DEVICE)).toBe(1);
     addon.setThreads(DEVICE, threads);
@@ -113,7 +119,8 @@ describe('commands', () => {
 });
 
 describe('processes and threads', () => {
-  const addonFile = new URL('../build/Release/if_native.node', import.meta.url).pathname;
+  const root = fileURLToPath(new URL('..', import.meta.url));
+  const addonFile = (createRequire(import.meta.url)('node-gyp-build') as { resolve(dir: string): string }).resolve(root);
   const busy = `
     const addon = require(${JSON.stringify(addonFile)});
     addon.randn(addon.generatorCreate(1n), [64, 3, 512, 512], 'cpu').catch(() => {});
@@ -129,6 +136,37 @@ describe('processes and threads', () => {
     await new Promise((resolve) => setTimeout(resolve, 100));
     await worker.terminate();
     expect(await addon.allFinite(Tensor.from(new Float32Array(1), [1], DEVICE).handle)).toBe(true);
+  });
+  test('workers that are terminated at any moment while they use the addon', { timeout: 120_000 }, () => {
+    // in a child: the fault that this guards against aborts the process
+    const script = `
+      const { Worker } = require('node:worker_threads');
+      const loop = ${JSON.stringify(`const addon = require(${JSON.stringify(addonFile)});
+        (async () => { for (;;) {
+          const t = addon.tensorFromFloat32(new Float32Array(12), [1, 2, 2, 3], 'cpu');
+          addon.tensorInfo(t);
+          try { addon.tensorInfo({}); } catch {}
+          await addon.allFinite(t, null);
+          await addon.tensorToImage(addon.tensorFromFloat32(new Float32Array(1), [1], 'cpu')).catch(() => {});
+        } })();`)};
+      (async () => {
+        for (let i = 0; i < 40; i++) {
+          const worker = new Worker(loop, { eval: true });
+          await new Promise((resolve) => worker.once('online', resolve));
+          await new Promise((resolve) => setTimeout(resolve, (i * 7) % 40));
+          await worker.terminate();
+        }
+      })();`;
+    execFileSync(process.execPath, ['-e', script], { timeout: 100_000, stdio: 'pipe' });
+  });
+  test('a number of threads that the system refuses is an error', () => {
+    const script = `const addon = require(${JSON.stringify(addonFile)});
+      addon.setThreads('cpu', 1024);
+      addon.randn(addon.generatorCreate(1n), [1, 1, 1, 1], 'cpu').then(() => process.exit(3), () => process.exit(4));`;
+    const limited = `ulimit -v 6000000; exec "${process.execPath}" -e '${script.replaceAll("'", "'\\''")}'`;
+    const { status, signal, stderr } = spawnSync('sh', ['-c', limited], { encoding: 'utf8', timeout: 30_000 });
+    expect(signal).toBeNull();
+    expect(`${status} ${stderr}`).toMatch(/^1 [^]*could not start 1024 threads/);
   });
 });
 

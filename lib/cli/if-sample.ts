@@ -2,7 +2,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { DType } from '../addon.js';
 import { IFError } from '../errors.js';
-import { Cascade, type GenerateOptions } from '../pipelines/cascade.js';
+import { Cascade, randomSeed, type GenerateOptions } from '../pipelines/cascade.js';
 import { packageVersion, runCli } from './run.js';
 import { outputPlan, saveResult } from './output.js';
 import { ProgressReport } from './progress-report.js';
@@ -71,13 +71,13 @@ const program = new Command('if-sample')
   .option('--timesteps <name,…>', 'named schedule per stage instead: smart27, smart50, smart100, super27, fast27, …', list(String))
   .option('--guidance <w,…>', 'guidance weight per stage (default: 7,4,4, or what the folder says)', list(number))
   .option('--noise-level <t>', 'noise added to the low-resolution picture, 0 to 999 (default: 250)', integer)
-  .option('--height <px>', 'height of stage I; later stages enlarge it 4 times', integer)
+  .option('--height <px>', 'height of stage I; later stages enlarge it (IF: 4 times)', integer)
   .option('--width <px>', 'width of stage I', integer)
   .option('--num-images <n>', 'pictures per prompt', integer, 1)
   .addOption(new Option('--dtype <type>', 'arithmetic (default: f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
   .option('--device <name>', 'cpu or cuda', 'cpu')
   .option('--threads <n>', 'CPU threads, 0 = all cores', integer, 0)
-  .option('--out <file>', 'FILE.png, or FILE.safetensors (key "images", float32 NCHW in [-1, 1])')
+  .option('--out <file>', 'FILE.png, or FILE.safetensors (key "images", float32 NCHW in [-1, 1]); default: PROMPT-SEED.png')
   .option('--save-stages', 'write the pictures of every stage', false)
   .option('--no-cache', 'do not keep prompt embeddings on disk')
   .option('--verbose', 'print the memory plan, time and GFLOP/s of every step', false)
@@ -88,7 +88,8 @@ await runCli(program, async (signal) => {
   const prompts = program.args;
   const flags = program.opts<Flags>();
   if (flags.steps && flags.timesteps) throw new IFError('INVALID_ARGUMENT', '--steps and --timesteps: give one of them');
-  const plan = await outputPlan(flags.out, prompts[0]!);
+  const seedUsed = flags.seed ?? randomSeed();
+  const plan = await outputPlan(flags.out, prompts[0]!, seedUsed);
   const cascade = await Cascade.load({
     ...pick(flags, ['stage1', 'stage2', 'stage3', 'variant', 'dtype']),
     device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
@@ -96,10 +97,10 @@ await runCli(program, async (signal) => {
   const report = new ProgressReport(process.stderr, flags.verbose);
   const timesteps = flags.timesteps ?? flags.steps;
   const options: GenerateOptions = {
-    prompt: prompts, numImages: flags.numImages, onProgress: report.onProgress, signal,
+    prompt: prompts, seed: seedUsed, numImages: flags.numImages, onProgress: report.onProgress, signal,
     ...(flags.negative === undefined ? {} : { negativePrompt: flags.negative }),
     ...(timesteps ? { timesteps } : {}),
-    ...pick(flags, ['seed', 'guidance', 'noiseLevel', 'height', 'width']),
+    ...pick(flags, ['guidance', 'noiseLevel', 'height', 'width']),
   };
   const result = await cascade.generate(options).finally(() => report.end());
   const files = await saveResult(result, plan, { prompts, negative: flags.negative ?? '', numImages: flags.numImages, saveStages: flags.saveStages });

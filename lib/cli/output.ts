@@ -1,8 +1,8 @@
-import { access, constants, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { addon } from '../addon.js';
 import { IFError } from '../errors.js';
-import { ioError } from '../files.js';
+import { checkWritable } from '../files.js';
 import { writePng } from '../image.js';
 import type { GenerateResult } from '../pipelines/cascade.js';
 import { imageAt, Tensor, type Images } from '../tensor.js';
@@ -15,22 +15,17 @@ export interface OutputPlan {
 
 /**
  * Decides where the result goes, and checks that it can be written, before any work is done.
- * @param out FILE.png or FILE.safetensors; left out: a PNG in the current folder, named after the prompt
+ * @param out FILE.png or FILE.safetensors; left out: a PNG in the current folder, named after prompt and seed
  * @throws IFError `INVALID_ARGUMENT` for another extension, `IO` when the folder is missing or not writable
  */
-export async function outputPlan(out: string | undefined, prompt: string): Promise<OutputPlan> {
-  const file = out ?? `${slug(prompt)}.png`;
+export async function outputPlan(out: string | undefined, prompt: string, seed: bigint): Promise<OutputPlan> {
+  const file = out ?? `${slug(prompt)}-${seed}.png`;
   const extension = path.extname(file).toLowerCase();
   if (extension !== '.png' && extension !== '.safetensors') throw new IFError('INVALID_ARGUMENT', `--out: expected FILE.png or FILE.safetensors, got "${file}"`);
-  const folder = path.dirname(file);
-  try {
-    if (!(await stat(folder)).isDirectory()) throw new IFError('IO', `--out: ${folder} is not a folder`);
-    await access(folder, constants.W_OK);
-  } catch (error) {
-    throw ioError('writing', file, error);
-  }
+  const stem = file.slice(0, -extension.length);
   if ((await stat(file).catch(() => undefined))?.isDirectory()) throw new IFError('IO', `--out: ${file} is a folder`);
-  return { stem: file.slice(0, -extension.length), format: extension === '.png' ? 'png' : 'safetensors' };
+  await checkWritable(`${stem}.stage2-1024${extension}`); // the longest name that saveResult makes
+  return { stem, format: extension === '.png' ? 'png' : 'safetensors' };
 }
 
 /**
@@ -70,5 +65,6 @@ async function saveImages(images: Images, stem: string, plan: OutputPlan, result
 }
 
 function slug(prompt: string): string {
-  return prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-+|-+$/g, '').slice(0, 40).replace(/-+$/, '') || 'picture';
+  const words = prompt.toLowerCase().replace(/[^\p{L}\p{M}\p{N}]+/gu, '-').replace(/^-+|-+$/g, '');
+  return [...words].slice(0, 40).join('').replace(/-+$/, '') || 'picture';
 }

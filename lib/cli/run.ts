@@ -24,6 +24,9 @@ export async function runCli(program: Command, main: (signal: AbortSignal) => Pr
     if (error.code === 'EPIPE') process.exit(0); // `if-sample … | head`
     throw error;
   });
+  process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error; // a reader of the progress that left must not cost the picture
+  });
   try {
     program.exitOverride().parse();
     await main(controller.signal);

@@ -1,4 +1,4 @@
-import { addon, withSignal, type DType, type MemoryPlan, type T5Handle } from '../addon.js';
+import { addon, withProgress, withSignal, type DType, type MemoryPlan, type T5Handle } from '../addon.js';
 import { Tensor } from '../tensor.js';
 import type { T5Config } from './t5-config.js';
 import type { LoadOptions } from './unet.js';
@@ -19,7 +19,7 @@ export class T5Encoder {
   static async load(config: T5Config, files: string[], options: LoadOptions): Promise<T5Encoder> {
     const t5 = await T5Encoder.create(config, options);
     try {
-      await withSignal(options.signal, (token) => addon.t5Load(t5.handle, files, options.onProgress ?? null, token));
+      await withProgress(options, (onProgress, token) => addon.t5Load(t5.handle, files, onProgress, token));
     } catch (error) {
       t5.dispose();
       throw error;

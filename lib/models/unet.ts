@@ -1,4 +1,4 @@
-import { addon, withSignal, type ConditioningHandle, type DType, type MemoryPlan, type UNetHandle } from '../addon.js';
+import { addon, withProgress, withSignal, type ConditioningHandle, type DType, type MemoryPlan, type UNetHandle } from '../addon.js';
 import { Tensor } from '../tensor.js';
 import type { UNetConfig } from './unet-config.js';
 
@@ -28,7 +28,7 @@ export class UNet {
   static async load(config: UNetConfig, files: string[], options: LoadOptions): Promise<UNet> {
     const unet = await UNet.create(config, options);
     try {
-      await withSignal(options.signal, (token) => addon.unetLoad(unet.handle, files, options.onProgress ?? null, token));
+      await withProgress(options, (onProgress, token) => addon.unetLoad(unet.handle, files, onProgress, token));
     } catch (error) {
       unet.dispose();
       throw error;

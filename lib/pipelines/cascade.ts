@@ -9,6 +9,7 @@ import { parseT5Config, readJson } from '../models/config.js';
 import { defaultCacheDir, encodePrompts, PROMPT_TOKENS, type PromptEmbedding, type TextEncoderFiles } from '../text/prompt-embeddings.js';
 import { T5Tokenizer } from '../text/t5-tokenizer.js';
 import { Tensor, type Images } from '../tensor.js';
+import { nearestName } from '../suggest.js';
 import { findWeights } from '../weights/folder.js';
 import { checkPlan, planCascade, type CascadePlan } from './memory-plan.js';
 import type { OnProgress } from './progress.js';
@@ -82,6 +83,10 @@ export class Cascade {
    * @throws IFError `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`, `INVALID_ARGUMENT`, `NOT_BUILT`
    */
   static async load(options: CascadeOptions = {}): Promise<Cascade> {
+    checkOptions('load', options, {
+      stage1: isString, stage2: isString, stage3: isString, device: isString, variant: (v) => v === 'fp16' || v === 'bf16',
+      dtype: (v) => v === 'f32' || v === 'bf16', threads: isNumber, cacheDir: (v) => v === null || isString(v),
+    });
     const device = resolveDevice(options.device ?? 'cpu');
     if (options.threads !== undefined) setThreads(device, options.threads);
     const dirs = stageFolders(options);
@@ -108,6 +113,12 @@ export class Cascade {
    * @throws IFError `INVALID_ARGUMENT` before anything is loaded, `OUT_OF_MEMORY` from the plan, `WEIGHTS`, `CANCELLED`
    */
   async generate(options: GenerateOptions): Promise<GenerateResult> {
+    checkOptions('generate', options, {
+      prompt: isText, negativePrompt: isText, seed: (v) => isNumber(v) || typeof v === 'bigint', numImages: isNumber,
+      timesteps: (v) => Array.isArray(v) && v.every((t) => isNumber(t) || isString(t) || (Array.isArray(t) && t.every(isNumber))),
+      guidance: (v) => Array.isArray(v) && v.every(isNumber), noiseLevel: isNumber, height: isNumber, width: isNumber,
+      onProgress: (v) => typeof v === 'function', signal: (v) => v instanceof AbortSignal,
+    });
     const prompts = promptList(options.prompt, 'prompt');
     const numImages = options.numImages ?? 1;
     if (!(Number.isInteger(numImages) && numImages >= 1 && numImages <= 1024)) throw new IFError('INVALID_ARGUMENT', `numImages: expected an integer in [1, 1024], got ${numImages}`);
@@ -209,6 +220,22 @@ export class Cascade {
   }
 }
 
+const isString = (v: unknown): boolean => typeof v === 'string';
+const isNumber = (v: unknown): boolean => typeof v === 'number';
+const isText = (v: unknown): boolean => isString(v) || (Array.isArray(v) && v.every(isString));
+
+/** Names and types of options, for callers without TypeScript. @throws IFError `INVALID_ARGUMENT` */
+function checkOptions(call: string, options: unknown, known: Record<string, (value: unknown) => boolean>): void {
+  if (typeof options !== 'object' || options === null) throw new IFError('INVALID_ARGUMENT', `${call}: expected an object of options, got ${typeof options}`);
+  for (const [name, value] of Object.entries(options)) {
+    if (!Object.hasOwn(known, name)) {
+      const meant = nearestName(name, Object.keys(known));
+      throw new IFError('INVALID_ARGUMENT', `${call}: unknown option "${name}"${meant ? `; did you mean "${meant}"?` : ''}`);
+    }
+    if (value !== undefined && !known[name]!(value)) throw new IFError('INVALID_ARGUMENT', `${call}: ${name}: a value of the wrong type (${Array.isArray(value) ? 'array' : value === null ? 'null' : typeof value}); see the documentation of the option`);
+  }
+}
+
 /** The cascade that comes with the package: stage I in models/if-emoji, later stages in its folders stage2 and stage3. */
 function embeddedCascade(): string[] {
   const root = fileURLToPath(new URL('../../models/if-emoji', import.meta.url));
@@ -251,8 +278,13 @@ function negativeList(value: string | string[] | undefined, prompts: number): st
   return Array.from({ length: prompts }, (_, i) => list[list.length === 1 ? 0 : i]!);
 }
 
+/** A seed of 32 random bits: short enough to be typed again. */
+export function randomSeed(): bigint {
+  return BigInt(Math.floor(Math.random() * 2 ** 32));
+}
+
 function checkedSeed(seed: number | bigint | undefined): bigint {
-  if (seed === undefined) return BigInt(Math.floor(Math.random() * 2 ** 32));
+  if (seed === undefined) return randomSeed();
   const valid = typeof seed === 'bigint' ? seed >= 0n && seed < 1n << 64n : Number.isSafeInteger(seed) && seed >= 0;
   if (!valid) throw new IFError('INVALID_ARGUMENT', `seed: expected an integer in [0, 2^64), got ${seed}`);
   return BigInt(seed);

@@ -8,6 +8,9 @@ import { Tensor, type Images } from '../tensor.js';
 import { findWeights, resolveStage, type StageFolder } from '../weights/folder.js';
 import type { OnProgress } from './progress.js';
 
+// Pixels of a side; what a batch of such pictures needs is refused by the memory plan long before.
+const MAX_SIZE = 65536;
+
 /** How one stage samples; every value decided. */
 export interface StageSettings {
   /** Timesteps, or the number of them. */
@@ -71,13 +74,13 @@ export class Stage {
   check(height: number, width: number, settings: StageSettings, name: string): void {
     const multiple = 2 ** (this.config.blockOutChannels.length - 1);
     for (const [what, value] of [['height', height], ['width', width]] as const) {
-      if (!(Number.isInteger(value) && value >= multiple && value % multiple === 0 && value <= 65536)) {
-        throw new IFError('INVALID_ARGUMENT', `${name}: ${what} must be a multiple of ${multiple} (the UNet halves it ${this.config.blockOutChannels.length - 1} times), got ${value}`);
+      if (!(Number.isInteger(value) && value >= multiple && value % multiple === 0 && value <= MAX_SIZE)) {
+        throw new IFError('INVALID_ARGUMENT', `${name}: ${what} must be a multiple of ${multiple} (the UNet halves it ${this.config.blockOutChannels.length - 1} times) up to ${MAX_SIZE}, got ${value}`);
       }
     }
     if (!Number.isFinite(settings.guidance)) throw new IFError('INVALID_ARGUMENT', `${name}: guidance must be a finite number, got ${settings.guidance}`);
     const levels = this.noiser?.config.numTrainTimesteps ?? 1000;
-    if (this.upscales && !(Number.isInteger(settings.noiseLevel) && settings.noiseLevel >= 0 && settings.noiseLevel < levels)) {
+    if (!(Number.isInteger(settings.noiseLevel) && settings.noiseLevel >= 0 && settings.noiseLevel < levels)) {
       throw new IFError('INVALID_ARGUMENT', `${name}: noise level must be an integer in [0, ${levels}), got ${settings.noiseLevel}`);
     }
     this.scheduler.timesteps(settings.timesteps);

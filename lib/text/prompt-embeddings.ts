@@ -4,6 +4,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { addon, type DType } from '../addon.js';
 import { IFError } from '../errors.js';
+import { ioError } from '../files.js';
 import { T5Encoder } from '../models/t5-encoder.js';
 import type { T5Config } from '../models/t5-config.js';
 import { Tensor } from '../tensor.js';
@@ -109,6 +110,7 @@ async function encodeBatch(texts: string[], t5: T5Encoder, tokenizer: T5Tokenize
 
 /** One safetensors file per text, named by its key, in the dtype that it was computed in. */
 class EmbeddingCache {
+  private warned = false;
   private constructor(
     private readonly dir: string,
     private readonly modelKey: string,
@@ -130,14 +132,15 @@ class EmbeddingCache {
   /** undefined when the text is not there, or its file cannot be used (it is then computed and written again). */
   async read(text: string): Promise<PromptEmbedding | undefined> {
     const file = this.fileOf(text);
-    if (!(await stat(file).catch(() => undefined))) return undefined;
+    const width = this.encoder.config.dModel;
+    const found = await stat(file).catch(() => undefined);
+    if (!found || found.size > PROMPT_TOKENS * width * 4 + 65536) return undefined; // values and a header
     try {
       const tensors = await addon.safetensorsLoad(file);
       const handle = tensors['embedding'];
       if (!handle) return undefined;
       using tensor = new Tensor(handle);
-      const [tokens, width] = tensor.shape;
-      if (tensor.shape.length !== 2 || tokens !== PROMPT_TOKENS || width !== this.encoder.config.dModel) return undefined;
+      if (String(tensor.shape) !== String([PROMPT_TOKENS, width]) || !(await addon.allFinite(handle))) return undefined;
       return await tensor.toFloat32();
     } catch {
       return undefined;
@@ -150,7 +153,10 @@ class EmbeddingCache {
       using tensor = Tensor.from(embedding, [PROMPT_TOKENS, this.encoder.config.dModel], 'cpu');
       await addon.safetensorsSave(this.fileOf(text), ['embedding'], [tensor.handle], this.options.dtype, [['text', text.slice(0, 1000)]]);
     } catch (error) {
-      this.options.onWarning?.(`the prompt embedding was not cached: ${error instanceof Error ? error.message : String(error)}`);
+      if (this.warned) return;
+      this.warned = true;
+      const reason = ioError('writing', this.dir, error);
+      this.options.onWarning?.(`the prompt embedding was not cached: ${reason instanceof Error ? reason.message : String(reason)}`);
     }
   }
 }

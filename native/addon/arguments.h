@@ -28,9 +28,15 @@ inline bool read_boolean(const Napi::Value& v, const char* parameter) {
 }
 inline std::string read_string(const Napi::Value& v, const char* parameter) {
   DF_CHECK(v.IsString(), "%s: expected a string", parameter);
-  return v.As<Napi::String>().Utf8Value();
+  std::string s = v.As<Napi::String>().Utf8Value();
+  DF_CHECK(s.find('\0') == std::string::npos, "%s: a NUL character is not allowed", parameter);  // paths are C strings
+  return s;
 }
-inline Device read_device(const Napi::Value& v, const char* parameter) { return Device::parse(read_string(v, parameter)); }
+inline Device read_device(const Napi::Value& v, const char* parameter) {
+  const Device device = Device::parse(read_string(v, parameter));
+  DF_CHECK(device.type != DeviceType::Meta, "%s: the meta device is for memory plans only", parameter);
+  return device;
+}
 inline DType read_dtype(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);
   if (s == "f32") return DType::F32;

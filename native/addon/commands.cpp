@@ -43,6 +43,8 @@ void call_js(napi_env env, napi_value, void*, void* data) {
     (*task)(env);
   } catch (const Napi::Error& e) {
     napi_fatal_exception(env, e.Value());  // a progress callback threw: as an uncaught exception, not lost
+  } catch (const std::exception& e) {
+    napi_fatal_exception(env, Napi::Error::New(env, e.what()).Value());
   }
 }
 
@@ -59,15 +61,30 @@ void cleanup(void* arg) {
   delete channel;
 }
 
+// The queues of the process, made on first use.
 struct Queues {
   std::mutex mutex;
   std::map<std::pair<int, int>, std::shared_ptr<Queue>> queues;
   std::map<std::pair<int, int>, int> threads;
+
+  Queue& of(Device device) {
+    const std::pair<int, int> key{int(device.type), device.index};
+    std::shared_ptr<Queue>& queue = queues[key];
+    if (!queue) queue = std::make_shared<Queue>(device, threads.count(key) ? threads[key] : 0);
+    return *queue;
+  }
 };
 // Leaked on purpose: queue threads may still wait when static objects are destroyed at exit.
 Queues& all_queues() {
   static auto* q = new Queues();
   return *q;
+}
+
+// Under the lock, so that set_threads cannot replace the queue in between.
+void submit(Device device, std::function<void()> run, std::function<void()> finished, CancelFlag cancelled) {
+  Queues& q = all_queues();
+  std::lock_guard<std::mutex> lock(q.mutex);
+  q.of(device).submit(std::move(run), std::move(finished), std::move(cancelled));
 }
 
 }  // namespace
@@ -102,7 +119,7 @@ Napi::Promise run_command(Napi::Env env, Device device, CancelFlag cancelled, st
   EnvironmentState& state = state_of(env);
   std::shared_ptr<Channel> channel = state.channel;
   if (!cancelled) cancelled = std::make_shared<std::atomic<bool>>(false);
-  std::shared_ptr<Queue> queue = queue_for(device);
+  get_threads(device);  // starts the queue, or throws before anything is counted
   if (state.pending++ == 0) napi_ref_threadsafe_function(env, channel->tsfn);
   {
     std::lock_guard<std::mutex> lock(channel->mutex);
@@ -110,41 +127,47 @@ Napi::Promise run_command(Napi::Env env, Device device, CancelFlag cancelled, st
     channel->flags.insert(cancelled.get());
   }
 
-  auto run = [channel, deferred, cancelled, execute = std::move(execute)]() mutable {
+  struct Outcome {
     Deliver deliver;
     ErrorCode code = ErrorCode::Internal;
     std::string message;
+  };
+  auto outcome = std::make_shared<Outcome>();
+  auto run = [outcome, cancelled, execute = std::move(execute)] {
     try {
       if (cancelled->load()) fail(ErrorCode::Cancelled, "the operation was cancelled");
-      deliver = execute();
+      outcome->deliver = execute();
     } catch (const Error& e) {
-      code = e.code;
-      message = e.what();
+      outcome->code = e.code;
+      outcome->message = e.what();
     } catch (const std::bad_alloc&) {
-      code = ErrorCode::OutOfMemory;
-      message = "out of memory";
+      outcome->code = ErrorCode::OutOfMemory;
+      outcome->message = "out of memory";
     } catch (const std::exception& e) {
-      message = e.what();
+      outcome->message = e.what();
     }
-    execute = nullptr;  // the command's references go on this thread, before the promise settles
-    channel->post([deferred, deliver = std::move(deliver), code, message](Napi::Env env) {
+  };
+  auto finished = [channel, deferred, cancelled, outcome] {
+    channel->post([deferred, outcome](Napi::Env env) {
       EnvironmentState& state = state_of(env);
       if (--state.pending == 0) napi_unref_threadsafe_function(env, state.channel->tsfn);
-      if (deliver) {
-        try {
-          deferred->Resolve(deliver(env));
-        } catch (const Napi::Error& e) {
-          deferred->Reject(e.Value());
-        }
-      } else {
-        deferred->Reject(make_error(env, code, message).Value());
+      if (!outcome->deliver) {
+        deferred->Reject(make_error(env, outcome->code, outcome->message).Value());
+        return;
+      }
+      try {
+        deferred->Resolve(outcome->deliver(env));
+      } catch (const Napi::Error& e) {
+        deferred->Reject(e.Value());
+      } catch (const std::exception& e) {
+        deferred->Reject(make_error(env, ErrorCode::Internal, e.what()).Value());
       }
     });
     std::lock_guard<std::mutex> lock(channel->mutex);
     channel->flags.erase(cancelled.get());
     if (--channel->executing == 0) channel->drained.notify_all();
   };
-  queue->submit(std::move(run), cancelled);
+  submit(device, std::move(run), std::move(finished), cancelled);
   return deferred->Promise();
 }
 
@@ -188,13 +211,10 @@ void Progress::report(double done, double total) const {
   });
 }
 
-std::shared_ptr<Queue> queue_for(Device device) {
+int get_threads(Device device) {
   Queues& q = all_queues();
   std::lock_guard<std::mutex> lock(q.mutex);
-  const std::pair<int, int> key{int(device.type), device.index};
-  std::shared_ptr<Queue>& queue = q.queues[key];
-  if (!queue) queue = std::make_shared<Queue>(device, q.threads.count(key) ? q.threads[key] : 0);
-  return queue;
+  return q.of(device).threads();
 }
 
 void set_threads(Device device, int threads) {

@@ -39,8 +39,8 @@ class Progress {
   std::shared_ptr<State> state_;
 };
 
-/// The queue of a device; made on first use with `set_threads`' number of threads. Belongs to the process.
-std::shared_ptr<Queue> queue_for(Device device);
+/// Threads of the queue of `device`; starts it on first use. Queues belong to the process.
+int get_threads(Device device);
 /// Threads of the queue of `device` from now on; 0 = available cores. Throws INVALID_ARGUMENT while it has commands.
 void set_threads(Device device, int threads);
 
@@ -53,6 +53,10 @@ Napi::Value translate(const Napi::CallbackInfo& info) {
     throw make_error(info.Env(), e.code, e.what());
   } catch (const std::bad_alloc&) {
     throw make_error(info.Env(), ErrorCode::OutOfMemory, "out of memory");
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::exception& e) {
+    throw make_error(info.Env(), ErrorCode::Internal, e.what());
   }
 }
 

@@ -55,7 +55,7 @@ Napi::Value set_device_threads(const Napi::CallbackInfo& info) {
 }
 // getThreads(device): number
 Napi::Value get_device_threads(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), queue_for(read_device(info[0], "getThreads: device"))->threads());
+  return Napi::Number::New(info.Env(), get_threads(read_device(info[0], "getThreads: device")));
 }
 
 // memory(device): { current, peak, cached }

@@ -1,4 +1,6 @@
 // Tensors and the small op namespace: data across the boundary is float32 or int32, images are NCHW there.
+#include <mutex>
+
 #include "addon/arguments.h"
 #include "addon/bindings.h"
 #include "addon/handles.h"
@@ -12,11 +14,12 @@ CancelFlag read_flag(const Napi::Value& v) { return unwrap_optional<std::atomic<
 
 // tensorFromFloat32(data: Float32Array, shape: number[], device: string): Tensor
 Napi::Value tensor_from_float32(const Napi::CallbackInfo& info) {
+  // shape and device first: reading them may run JavaScript that resizes the buffer of data
+  const Shape shape = read_shape(info[1], "tensor: shape");
+  const Device device = read_device(info[2], "tensor: device");
   DF_CHECK(info[0].IsTypedArray() && info[0].As<Napi::TypedArray>().TypedArrayType() == napi_float32_array,
            "tensor: data must be a Float32Array");
   auto data = info[0].As<Napi::Float32Array>();
-  const Shape shape = read_shape(info[1], "tensor: shape");
-  const Device device = read_device(info[2], "tensor: device");
   DF_CHECK(int64_t(data.ElementLength()) == shape.numel(), "tensor: %s needs %lld values, got %zu", shape.str().c_str(),
            static_cast<long long>(shape.numel()), data.ElementLength());
   Tensor host = Tensor::empty(shape, DType::F32, kCpu);
@@ -145,8 +148,12 @@ Napi::Value dispose_any(const Napi::CallbackInfo& info) {
 }  // namespace
 
 Tensor draw_noise(TorchGenerator& generator, const Shape& nchw, Device device) {
+  static std::mutex mutex;  // queues of two devices may draw from one generator
   Tensor host = Tensor::empty(nchw, DType::F32, kCpu);
-  generator.normal(host.data<float>(), host.numel());
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    generator.normal(host.data<float>(), host.numel());
+  }
   return ops::nchw_to_nhwc(ops::to_device(host, device), DType::F32);
 }
 

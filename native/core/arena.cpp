@@ -61,10 +61,10 @@ bool Arena::make_usable(size_t end) {
 size_t Arena::take(std::map<size_t, Range>::iterator range, size_t bytes) {
   const size_t offset = range->first;
   Range rest = range->second;
-  const size_t resident = std::min(rest.resident, bytes);
+  cached_ -= rest.resident;
   rest.bytes -= bytes;
-  rest.resident -= resident;
-  cached_ -= resident;
+  rest.resident = std::min(rest.resident, rest.bytes);  // where its pages are is not known
+  cached_ += rest.resident;
   free_.erase(range);
   if (rest.bytes) free_.emplace(offset + bytes, rest);
   return offset;
@@ -110,11 +110,16 @@ void Arena::free(void* block, size_t bytes) {
 }
 
 void Arena::release() {
+  // whatever `resident` says: a huge page may reach from a block into free places, and behind the end
+  const auto drop = [&](size_t begin, size_t end) {
+    const size_t first = round_up(begin, system_page()), last = end / system_page() * system_page();
+    if (first < last) ::madvise(base_ + first, last - first, MADV_DONTNEED);
+  };
   for (auto& [offset, range] : free_) {
-    const size_t first = round_up(offset, system_page()), last = (offset + range.bytes) / system_page() * system_page();
-    if (range.resident && first < last) ::madvise(base_ + first, last - first, MADV_DONTNEED);
+    drop(offset, offset + range.bytes);
     range.resident = 0;
   }
+  drop(end_, std::min(usable_, round_up(end_, kHuge)));
   cached_ = 0;
   if (!free_.empty() && std::prev(free_.end())->first + std::prev(free_.end())->second.bytes == end_) {
     end_ = std::prev(free_.end())->first;

@@ -23,13 +23,13 @@ class Arena {
   void free(void* block, size_t bytes);
   /// Gives the pages of all free places back to the system.
   void release();
-  /// Bytes of free places that may still have pages.
+  /// Bytes of free places that have pages, about.
   size_t cached() const { return cached_; }
 
  private:
   struct Range {
     size_t bytes = 0;
-    size_t resident = 0;  // of these, at most so many have pages
+    size_t resident = 0;  // about so many of them have pages
   };
   bool reserve();
   bool make_usable(size_t end);

@@ -3,9 +3,11 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
+#include "core/error.h"
 #include "core/execution.h"
 #include "core/float_environment.h"
 
@@ -52,6 +54,13 @@ struct ThreadPool::Impl {
     }
   }
 
+  void join() {
+    stop.store(true);
+    epoch.fetch_add(1);
+    epoch.notify_all();
+    for (auto& w : workers) w.join();
+  }
+
   void worker(int thread) {
     enable_flush_to_zero();
     uint32_t seen = 0;
@@ -74,15 +83,15 @@ struct ThreadPool::Impl {
 };
 
 ThreadPool::ThreadPool(int threads) : impl_(new Impl) {
-  for (int i = 1; i < threads; i++) impl_->workers.emplace_back([this, i] { impl_->worker(i); });
+  try {
+    for (int i = 1; i < threads; i++) impl_->workers.emplace_back([this, i] { impl_->worker(i); });
+  } catch (const std::system_error& e) {
+    impl_->join();
+    fail(ErrorCode::OutOfMemory, "threads: could not start %d threads: %s; use fewer", threads, e.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  impl_->stop.store(true);
-  impl_->epoch.fetch_add(1);
-  impl_->epoch.notify_all();
-  for (auto& w : impl_->workers) w.join();
-}
+ThreadPool::~ThreadPool() { impl_->join(); }
 
 int ThreadPool::threads() const { return int(impl_->workers.size()) + 1; }
 

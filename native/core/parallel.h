@@ -10,6 +10,7 @@ namespace df {
 /// A pool of `threads` threads, the calling one included. Workers spin briefly, then sleep.
 class ThreadPool {
  public:
+  /// Throws OUT_OF_MEMORY when the system does not start that many.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

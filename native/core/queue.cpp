@@ -7,18 +7,20 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #if defined(__linux__)
 #include <sched.h>
 #endif
 
+#include "core/error.h"
 #include "core/execution.h"
 
 namespace df {
 
 struct Queue::Impl {
   struct Command {
-    std::function<void()> run;
+    std::function<void()> run, finished;
     std::shared_ptr<std::atomic<bool>> cancelled;
   };
   Device device;
@@ -46,9 +48,13 @@ struct Queue::Impl {
       }
       execution.cancelled = command.cancelled.get();
       command.run();
+      command.run = nullptr;  // its references go before anybody is told
       execution.cancelled = nullptr;
-      std::lock_guard<std::mutex> lock(mutex);
-      running = nullptr;
+      {
+        std::lock_guard<std::mutex> lock(mutex);
+        running = nullptr;
+      }
+      command.finished();
     }
   }
 };
@@ -56,7 +62,11 @@ struct Queue::Impl {
 Queue::Queue(Device device, int threads) : impl_(new Impl) {
   impl_->device = device;
   impl_->pool = std::make_unique<ThreadPool>(threads > 0 ? threads : available_cores());
-  impl_->thread = std::thread([this] { impl_->loop(); });
+  try {
+    impl_->thread = std::thread([this] { impl_->loop(); });
+  } catch (const std::system_error& e) {
+    fail(ErrorCode::OutOfMemory, "threads: could not start the queue of %s: %s", device.str().c_str(), e.what());
+  }
 }
 
 Queue::~Queue() {
@@ -77,10 +87,11 @@ bool Queue::idle() const {
   return !impl_->running && impl_->commands.empty();
 }
 
-void Queue::submit(std::function<void()> command, std::shared_ptr<std::atomic<bool>> cancelled) {
+void Queue::submit(std::function<void()> command, std::function<void()> finished,
+                   std::shared_ptr<std::atomic<bool>> cancelled) {
   {
     std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->commands.push_back({std::move(command), std::move(cancelled)});
+    impl_->commands.push_back({std::move(command), std::move(finished), std::move(cancelled)});
   }
   impl_->ready.notify_one();
 }

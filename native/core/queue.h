@@ -23,9 +23,10 @@ class Queue {
   int threads() const;
   /// No command runs or waits.
   bool idle() const;
-  /// Runs `command` in order on the queue's thread, in an Execution with this queue's pool and the given cancel flag.
-  /// `command` must catch its own errors.
-  void submit(std::function<void()> command, std::shared_ptr<std::atomic<bool>> cancelled);
+  /// Runs `command` in order on the queue's thread, in an Execution with this queue's pool and the given cancel flag, then
+  /// `finished`, when the queue counts as idle if nothing waits. Both must catch their own errors.
+  void submit(std::function<void()> command, std::function<void()> finished,
+              std::shared_ptr<std::atomic<bool>> cancelled);
   /// Commands that have not begun are still called, with their flag set, so that each one reports its cancellation.
   void cancel_all();
 

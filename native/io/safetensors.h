@@ -45,6 +45,8 @@ class SafetensorsFile : public std::enable_shared_from_this<SafetensorsFile> {
   /// The tensor on the CPU: a read-only view of the mapped file, which it keeps open, or a copy where the file does not
   /// align it. Errors as `describe`.
   Tensor tensor(const std::string& name) const;
+  /// Asks the system to read a tensor from the disk in the background.
+  void prefetch(const std::string& name) const;
   /// Lets the system drop the pages of a tensor that will not be read soon again; reading it later is still correct.
   void release(const std::string& name) const;
 

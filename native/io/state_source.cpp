@@ -72,6 +72,7 @@ std::vector<std::string> SafetensorsSource::names() const {
 
 TensorInfo SafetensorsSource::describe(const std::string& name) const { return file_of(name).describe(name); }
 Tensor SafetensorsSource::read(const std::string& name) { return file_of(name).tensor(name); }
+void SafetensorsSource::prefetch(const std::string& name) { file_of(name).prefetch(name); }
 void SafetensorsSource::release(const std::string& name) { file_of(name).release(name); }
 
 RandomSource::RandomSource(const std::vector<TensorInfo>& tensors) {

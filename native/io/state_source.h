@@ -20,8 +20,10 @@ class StateSource {
   virtual TensorInfo describe(const std::string& name) const = 0;
   /// The tensor: contiguous, possibly a view of read-only memory.
   virtual Tensor read(const std::string& name) = 0;
+  /// The tensor will be read soon: reading from the disk may begin.
+  virtual void prefetch(const std::string&) {}
   /// The tensor will not be read again: its memory may go.
-  virtual void release(const std::string& name) {}
+  virtual void release(const std::string&) {}
 };
 
 /// One safetensors file, or the shards of one model.
@@ -32,6 +34,7 @@ class SafetensorsSource : public StateSource {
   std::vector<std::string> names() const override;
   TensorInfo describe(const std::string& name) const override;
   Tensor read(const std::string& name) override;
+  void prefetch(const std::string& name) override;
   void release(const std::string& name) override;
 
  private:

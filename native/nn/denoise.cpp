@@ -16,6 +16,7 @@ Tensor filled(int64_t n, float value, Device device) {
   return ops::to_device(host, device);
 }
 
+// `run` gets the counter, so that it can leave work out that is not part of a step.
 template <class F> MemoryPlan measure(size_t base, F run) {
   MemoryPlan plan;
   plan.weight_bytes = memory_stats(kMeta).current - base;
@@ -24,7 +25,7 @@ template <class F> MemoryPlan measure(size_t base, F run) {
   Execution execution = Execution::current();
   execution.work = &work;
   ExecutionScope scope(execution);
-  run();
+  run(work);
   plan.activation_bytes = memory_stats(kMeta).peak - base - plan.weight_bytes;
   plan.flops = work.flops;
   return plan;
@@ -63,8 +64,9 @@ MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64
   RandomSource source(unet.parameters());
   unet.load(source);
   const int64_t rows = guided ? 2 * batch : batch;
-  return measure(base, [&] {
+  return measure(base, [&](WorkCounter& work) {
     const Conditioning cond = unet.prepare(Tensor::empty({rows, tokens, config.encoder_hid_dim}, DType::F32, kMeta));
+    work.flops = 0;  // once per picture
     DenoiseState s;
     const int64_t channels = config.class_embed ? config.in_channels / 2 : config.in_channels;
     s.x = Tensor::empty({batch, height, width, channels}, DType::F32, kMeta);
@@ -78,7 +80,7 @@ MemoryPlan plan_t5(const T5Config& config, DType dtype, int64_t batch, int64_t t
   T5Encoder encoder(config, dtype, kMeta);
   RandomSource source(encoder.parameters());
   encoder.load(source);
-  return measure(base, [&] {
+  return measure(base, [&](WorkCounter&) {
     const Tensor ids = Tensor::empty({batch, tokens}, DType::I32, kMeta);
     encoder.forward(ids, ids);
   });

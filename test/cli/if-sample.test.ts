@@ -39,17 +39,17 @@ async function expectRefused(outcome: Promise<Outcome>, code: number, message: R
 }
 
 describe('what it writes', () => {
-  test('a PNG named after the prompt, with prompt, seed and settings', async () => {
+  test('a PNG named after prompt and seed, with prompt, seed and settings', async () => {
     const { code, stdout, stderr } = await run(['A red apple!', '--stage1', TINY, '--steps', '2', '--seed', '5', '--negative', 'blurry', '--guidance', '3']);
     expect(stderr).toMatch(/stage1 2\/2/);
     expect(code).toBe(0);
-    expect(stdout.trim()).toBe('a-red-apple.png');
-    const { width, height } = await sharp(path.join(dir, 'a-red-apple.png')).metadata();
+    expect(stdout.trim()).toBe('a-red-apple-5.png');
+    const { width, height } = await sharp(path.join(dir, 'a-red-apple-5.png')).metadata();
     expect([width, height]).toEqual([32, 32]);
-    const text = await readPngText(path.join(dir, 'a-red-apple.png'));
+    const text = await readPngText(path.join(dir, 'a-red-apple-5.png'));
     expect(text).toMatchObject({ prompt: 'A red apple!', 'negative prompt': 'blurry', seed: '5', Software: 'deepfloyd-if' });
     expect(JSON.parse(text['settings']!)).toEqual({ dtype: 'f32', stages: [{ timesteps: 2, guidance: 3, noiseLevel: 250 }] });
-    rmSync(path.join(dir, 'a-red-apple.png'));
+    rmSync(path.join(dir, 'a-red-apple-5.png'));
   });
 
   test('safetensors with the same picture; several prompts and pictures; the stages', async () => {
@@ -92,6 +92,13 @@ describe('what it writes', () => {
     expect(stderr).toMatch(/stage1 27\/27/);
   });
 
+  test('a reader of the progress that leaves does not cost the picture', async () => {
+    const child = spawn('sh', ['-c', `"${process.execPath}" "${CLI}" x --stage1 "${TINY}" --steps 20 --seed 1 --out piped.png 2>&1 >/dev/null | head -1`], { cwd: dir, env: { ...process.env, IF_CACHE_DIR: path.join(dir, 'cache') } });
+    await new Promise((resolve) => child.once('exit', resolve));
+    for (let i = 0; i < 100 && !existsSync(path.join(dir, 'piped.png')); i++) await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(existsSync(path.join(dir, 'piped.png'))).toBe(true);
+  });
+
   test('the embedding cache: a second run does not load the encoder', async () => {
     const env = { IF_CACHE_DIR: path.join(dir, 'cache2') };
     const args = ['a red apple', '--stage1', TINY, '--steps', '1', '--seed', '1', '--out', 'c.png'];
@@ -101,6 +108,12 @@ describe('what it writes', () => {
     expect(await sharp(path.join(dir, 'c.png')).raw().toBuffer()).toEqual(first);
     for (const file of readdirSync(env.IF_CACHE_DIR)) truncateSync(path.join(env.IF_CACHE_DIR, file), 100);
     expect((await run(args, env)).stderr).toMatch(/text_encoder: loading/); // damaged entries are computed anew
+    expect(await sharp(path.join(dir, 'c.png')).raw().toBuffer()).toEqual(first);
+    for (const file of readdirSync(env.IF_CACHE_DIR)) {
+      const bytes = readFileSync(path.join(env.IF_CACHE_DIR, file));
+      writeFileSync(path.join(env.IF_CACHE_DIR, file), bytes.fill(0xff, bytes.length - 8)); // NaN
+    }
+    expect((await run(args, env)).stderr).toMatch(/text_encoder: loading/);
     expect(await sharp(path.join(dir, 'c.png')).raw().toBuffer()).toEqual(first);
   });
 });
@@ -132,6 +145,8 @@ describe('what it refuses', () => {
     await expectRefused(tiny('--out', 'no/such/folder/x.png'), 1, /ENOENT/);
     mkdirSync(path.join(dir, 'folder.png'), { recursive: true });
     await expectRefused(tiny('--out', 'folder.png'), 1, /is a folder/);
+    await expectRefused(tiny('--out', `${'x'.repeat(245)}.png`), 1, /longer than 255 bytes/);
+    await expectRefused(tiny('--out', '/proc/x.png'), 1, /--out|writing \/proc/);
   });
   test('folders', async () => {
     await expectRefused(run(['x', '--stage1', 'nowhere']), 1, /nowhere: no such folder/);

@@ -1,0 +1,52 @@
+// The plan against what the published sizes say, against what a run really takes, and the refusal before anything is loaded.
+import { expect, test } from 'vitest';
+import { addon } from '../../lib/addon.js';
+import { Cascade } from '../../lib/pipelines/cascade.js';
+import { checkPlan, type CascadePlan } from '../../lib/pipelines/memory-plan.js';
+import { Stage } from '../../lib/pipelines/stage.js';
+import { Tensor, type Images } from '../../lib/tensor.js';
+import { PROMPT_TOKENS } from '../../lib/text/prompt-embeddings.js';
+import { expectIFError } from '../support/expect-error.js';
+import { golden, readSafetensors } from '../support/safetensors.js';
+
+const GB = 1e9;
+const plan: CascadePlan = [
+  { component: 'text_encoder', weightBytes: 9.5 * GB, activationBytes: 0.02 * GB },
+  { component: 'stage1', weightBytes: 8.6 * GB, activationBytes: 2 * GB },
+];
+
+test('refused when the largest component does not fit, accepted when it does', async () => {
+  // 8.6 GB + 2 GB with a fifth more + 0.3 GB
+  expect(() => checkPlan(plan, 'bf16', 11.3 * GB + 1e6)).not.toThrow();
+  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'bf16', 11.3 * GB - 1e6), 'stage1 needs 11.3 GB', 'weights 8.6 GB', 'activations 2.0 GB in bf16', 'fewer pictures or a smaller size');
+  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'f32', 1 * GB), 'text_encoder needs 9.8 GB', '1.0 GB are available', '--dtype bf16');
+  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'bf16', NaN), 'text_encoder');
+});
+
+test('a cascade that cannot fit is refused before anything is loaded', async () => {
+  const cascade = await Cascade.load({ stage1: golden('tiny-if-I'), dtype: 'f32', cacheDir: null });
+  const events: string[] = [];
+  const run = (): Promise<unknown> => cascade.generate({ prompt: 'x', numImages: 1024, height: 8192, width: 8192, onProgress: (event) => events.push(event.type) });
+  await expectIFError('OUT_OF_MEMORY', run, /stage1 needs .* GB/);
+  expect(events).toEqual([]);
+});
+
+test('the plan of a step is what its tensors take', async () => {
+  const device = 'cpu:5'; // an accounting of its own
+  const stage = await Stage.open(golden('tiny-if-II'));
+  const [batch, size, tokens, width] = [2, 128, PROMPT_TOKENS, stage.config.encoderHidDim];
+  const planned = await stage.plan('f32', batch, size, size, tokens, true);
+  const text = Tensor.from(new Float32Array(batch * tokens * width), [batch, tokens, width], device);
+  const lowRes = { data: new Float32Array(batch * 3 * 32 * 32), shape: [batch, 3, 32, 32] as Images['shape'] };
+  await stage.sample({
+    text, negativeText: text, batch, height: size, width: size, lowRes, generator: addon.generatorCreate(0n),
+    settings: { timesteps: 2, guidance: 4, noiseLevel: 250 }, dtype: 'f32', device, index: 2,
+  });
+  const { peak, cached } = addon.memory(device);
+  const bytes = planned.weightBytes + planned.activationBytes;
+  const { size: parameters } = readSafetensors(golden('tiny-if-II', 'unet', 'diffusion_pytorch_model.safetensors'));
+  expect(peak).toBeGreaterThanOrEqual(bytes);
+  expect(peak).toBeLessThanOrEqual(bytes + 4096 * (parameters + 64)); // blocks are whole pages; 64 tensors live in a step
+  text.dispose();
+  expect([addon.memory(device).current, cached]).toEqual([0, 0]); // all is given back at the end of a stage
+});
