@@ -28,6 +28,7 @@ DF_INLINE __m256i narrow_bf16(Vec v) {
 DF_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
 DF_INLINE Vec load(const bf16* p) { return widen_bf16(_mm256_loadu_si256((const __m256i*)p)); }
 DF_INLINE Vec load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+DF_INLINE Vec load(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 DF_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 DF_INLINE void store(bf16* p, Vec v) { _mm256_storeu_si256((__m256i*)p, narrow_bf16(v)); }
 DF_INLINE void store(f16* p, Vec v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(v, 0)); }

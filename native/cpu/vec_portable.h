@@ -50,6 +50,7 @@ DF_INLINE void float_to_half(f16* p, Vec v) {
 DF_INLINE Vec load(const float* p) { return read<Vec>(p); }
 DF_INLINE Vec load(const bf16* p) { return (Vec)(Bits{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16); }
 DF_INLINE Vec load(const f16* p) { return half_to_float(p); }
+DF_INLINE Vec load(const int8_t* p) { return Vec{float(p[0]), float(p[1]), float(p[2]), float(p[3])}; }
 DF_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 DF_INLINE void store(bf16* p, Vec v) {
   // round to nearest even; a NaN keeps its sign and becomes quiet

@@ -11,6 +11,7 @@ template <class T> struct TileTarget {
   bool resume = false;       // start from the partial sums
   T* const* y = nullptr;     // a pointer per row, or null
   const T* const* residual = nullptr;
+  const float* weight_scale = nullptr;  // factors of the columns, before bias
   const float* bias = nullptr;
   float scale = 1;
   int columns = kPanel;      // columns of this panel that exist
@@ -73,6 +74,11 @@ DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], cons
   }
 }
 
+template <int ROWS, int VECTORS> DF_INLINE void scale_columns(Vec (&acc)[ROWS][VECTORS], int j, Vec scale) {
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; i++) acc[i][j] = acc[i][j] * scale;
+}
+
 /// The first VECTORS vectors of a panel's columns. a: ROWS row pointers per segment, K contiguous; b: one packed block
 /// per segment; `steps` units of K in each.
 template <class T, int ROWS, int VECTORS>
@@ -109,6 +115,7 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
   for (int j = 0; j < VECTORS; j++) {
     const int n = t.columns - j * kLanes, c = j * kLanes;
     if (n >= kLanes) {
+      if (t.weight_scale) scale_columns(acc, j, load(t.weight_scale + c));
       const Vec bias = t.bias ? load(t.bias + c) : set1(0);
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; i++) {
@@ -117,6 +124,7 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
         store(t.y[i] + c, v * scale);
       }
     } else if (n > 0) {
+      if (t.weight_scale) scale_columns(acc, j, load_n(t.weight_scale + c, n));
       const Vec bias = t.bias ? load_n(t.bias + c, n) : set1(0);
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; i++) {
@@ -172,10 +180,13 @@ DF_INLINE void gather_rows(const GemmProblem& g, int64_t m, int rows, int tap, i
   }
 }
 
-template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t end, int64_t panel, float* partial) {
-  const GemmProblem& g = *problem;
+/// Stored: T, or int8_t, which is widened once per K block, while it is read for all rows. That costs 1 / rows of the
+/// multiply, and |int8| is exact in bf16.
+template <class T, class Stored>
+DF_INLINE void multiply_panel(const GemmProblem& g, int64_t begin, int64_t end, int64_t panel, float* partial,
+                              T* widened) {
   constexpr int unit = Product<T>::unit;
-  const T* weight = static_cast<const T*>(g.weight) + panel * g.taps * g.in * kPanel;
+  const Stored* weight = static_cast<const Stored*>(g.weight) + panel * g.taps * g.in * kPanel;
   const T* a[kMaxBlockTaps * kTileRows];
   const T* b[kMaxBlockTaps];
   T* y[kTileRows];
@@ -184,12 +195,22 @@ template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t 
     const int taps = smaller(g.block_taps, g.taps - tap);
     for (int64_t channel = 0; channel < g.in; channel += g.block_channels) {
       const int64_t channels = smaller(g.block_channels, g.in - channel);
-      for (int q = 0; q < taps; q++) b[q] = weight + ((tap + q) * g.in + channel) * kPanel;
+      for (int q = 0; q < taps; q++) {
+        const Stored* block = weight + ((tap + q) * g.in + channel) * kPanel;
+        if constexpr (sizeof(Stored) == sizeof(T)) {
+          b[q] = block;
+        } else {
+          T* wide = widened + q * channels * kPanel;
+          for (int64_t i = 0; i < channels * kPanel; i += kLanes) store(wide + i, load(block + i));
+          b[q] = wide;
+        }
+      }
       const bool last = tap + taps == g.taps && channel + channels == g.in;
       TileTarget<T> t;
       t.resume = tap > 0 || channel > 0;
       t.y = last ? y : nullptr;
       t.residual = g.residual ? residual : nullptr;
+      t.weight_scale = sizeof(Stored) == sizeof(T) ? nullptr : g.weight_scale + panel * kPanel;
       t.bias = g.bias ? g.bias + panel * kPanel : nullptr;
       t.scale = g.scale;
       t.columns = int(smaller<int64_t>(kPanel, g.out - panel * kPanel));
@@ -207,4 +228,13 @@ template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t 
       }
     }
   }
+}
+
+template <class T> void gemm(const GemmProblem* g, int64_t begin, int64_t end, int64_t panel, float* partial) {
+  multiply_panel<T, T>(*g, begin, end, panel, partial, nullptr);
+}
+
+template <class T>
+void gemm_int8(const GemmProblem* g, int64_t begin, int64_t end, int64_t panel, float* partial, void* widened) {
+  multiply_panel<T, int8_t>(*g, begin, end, panel, partial, static_cast<T*>(widened));
 }
