@@ -14,7 +14,7 @@ import { componentConfig, namedConfig } from './configs.js';
 
 const USAGE = `usage: npm run bench -- KIND [options]
   unet-step  --config IF-I-M|IF-I-L|IF-I-XL|IF-II-L|DIR   one forward pass; --batch N (2) --size PX (trained size)
-  t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2)
+  t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2); --layers N: the first ones
              a pipeline folder DIR: its weights, with load_s, the seconds to load them
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
@@ -26,7 +26,7 @@ const { positionals, values } = parseArgs({
   options: {
     config: { type: 'string' }, dtype: { type: 'string', default: 'bf16' }, batch: { type: 'string', default: '2' },
     size: { type: 'string' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
-    shape: { type: 'string' }, json: { type: 'boolean', default: false },
+    shape: { type: 'string' }, layers: { type: 'string' }, json: { type: 'boolean', default: false },
   },
 });
 const kind = positionals[0];
@@ -98,13 +98,14 @@ async function unetStep(): Promise<Measurement> {
 
 async function t5(): Promise<Measurement> {
   const name = values.config ?? stop('--config is missing');
-  const parsed: T5Config = parseT5Config(await componentConfig(name, 'text_encoder'), name);
+  const whole: T5Config = parseT5Config(await componentConfig(name, 'text_encoder'), name);
+  const parsed = values.layers ? { ...whole, numLayers: positive(values.layers, '--layers') } : whole;
   const plan = await T5Encoder.plan(parsed, dtype, int8Weights, batch, PROMPT_TOKENS);
   const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, int8Weights, device }), () => T5Encoder.random(parsed, { dtype, int8Weights, device }));
   const ids = new Int32Array(batch * PROMPT_TOKENS).map((_, i) => (i * 7919) % parsed.vocabSize);
   const mask = new Int32Array(ids.length).fill(1);
   const seconds = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());
-  return { what: { config: name, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  return { what: { config: name, layers: parsed.numLayers, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
 }
 
 function shape(count: number): number[] {

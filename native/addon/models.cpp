@@ -50,11 +50,20 @@ template <class Model> Napi::Value load(const Napi::CallbackInfo& info) {
   });
 }
 
+// As T5 begins its training: scores are not divided by sqrt(d_kv), the weights of q are, and the embedding has variance 1
+// (Raffel et al. 2020, Mesh TensorFlow's code; transformers modeling_t5.py, T5PreTrainedModel._init_weights).
+void prepare_random(RandomSource& source, const T5Encoder& t5) {
+  source.scale("SelfAttention.q.weight", float(1 / std::sqrt(double(t5.config().d_kv))));
+  source.scale("shared.weight", float(std::sqrt(double(t5.config().d_model))));
+}
+void prepare_random(RandomSource&, const UNet&) {}
+
 // (model, cancel?): Promise<void>: random weights, for benchmarks
 template <class Model> Napi::Value load_random(const Napi::CallbackInfo& info) {
   const auto model = unwrap<Model>(info[0], "model");
   return run_command(info.Env(), model->device(), read_flag(info[1]), [=]() -> Deliver {
     RandomSource source(model->parameters());
+    prepare_random(source, *model);
     model->load(source);
     return [](Napi::Env env) { return env.Undefined(); };
   });

@@ -11,8 +11,6 @@ namespace {
 
 // A K block of one panel stays in L2 (1 MiB and more on current servers) beside the rows of x that it meets.
 constexpr int64_t kPanelBytes = 768 << 10;
-// The same for a block that is widened first: written and read by one core.
-constexpr int64_t kWidenedBytes = 128 << 10;
 // Rows of one work item: their x stays in L2 over the panels, and their partial sums over the K blocks.
 constexpr int64_t kBlockRows = 512;
 // Enough items for many threads, as long as each still multiplies this many rows per read of a panel.
@@ -23,14 +21,14 @@ alignas(64) const char kZeros[64 << 10] = {};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-void plan_k_blocks(GemmProblem& g, int64_t panel_width, int64_t unit, int64_t value_size, int64_t panel_bytes) {
+void plan_k_blocks(GemmProblem& g, int64_t panel_width, int64_t unit, int64_t value_size) {
   const int64_t tap_bytes = g.in * panel_width * value_size;
-  if (tap_bytes <= panel_bytes && g.in * value_size <= int64_t(sizeof(kZeros))) {
-    const int64_t most = std::clamp<int64_t>(panel_bytes / tap_bytes, 1, std::min(g.taps, kMaxBlockTaps));
+  if (tap_bytes <= kPanelBytes && g.in * value_size <= int64_t(sizeof(kZeros))) {
+    const int64_t most = std::clamp<int64_t>(kPanelBytes / tap_bytes, 1, std::min(g.taps, kMaxBlockTaps));
     g.block_taps = int(ceil_div(g.taps, ceil_div(g.taps, most)));
     g.block_channels = g.in;
   } else {
-    const int64_t pieces = std::max(ceil_div(tap_bytes, panel_bytes), ceil_div(g.in * value_size, sizeof(kZeros)));
+    const int64_t pieces = std::max(ceil_div(tap_bytes, kPanelBytes), ceil_div(g.in * value_size, sizeof(kZeros)));
     g.block_taps = 1;
     g.block_channels = ceil_div(ceil_div(g.in, pieces), unit) * unit;
   }
@@ -77,7 +75,7 @@ void CpuBackend::multiply(const char* op, Tensor& y, const Tensor& x, const Weig
   g.y = y.raw();
   g.y_stride = y.row_stride();
   g.zeros = kZeros;
-  plan_k_blocks(g, kernels_.panel, kernels_.unit[type], value_size, w.int8() ? kWidenedBytes : kPanelBytes);
+  plan_k_blocks(g, kernels_.panel, kernels_.unit[type], value_size);
   const bool one_block = g.block_taps == g.taps && g.block_channels == g.in;
   const int64_t count = panels(w.out), block = plan_block_rows(rows, count, kernels_.tile_rows);
   const size_t partial_bytes = one_block ? 0 : size_t(block * kernels_.panel) * sizeof(float);

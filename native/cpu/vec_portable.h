@@ -105,13 +105,18 @@ DF_INLINE float largest(Vec v) {
 }
 
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
-/// one half of every pair as floats and the rows are widened before.
+/// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
 template <> struct Product<float> {
   static constexpr int unit = 1;
   static constexpr bool widens = false;
   static DF_INLINE Vec a(const float* p) { return set1(*p); }
   static DF_INLINE Vec b(const float* p) { return load(p); }
+  static DF_INLINE Vec widen(const int8_t* p, float* wide) {
+    const Vec v = load(p);
+    store(wide, v);
+    return v;
+  }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 };
 template <> struct Product<bf16> {

@@ -104,13 +104,15 @@ const Registration packing([](Suite& suite) {
     const auto refuse = [](const std::string& part, const std::function<void()>& body) {
       expect_error(ErrorCode::InvalidArgument, part, body);
     };
-    const Tensor plain = Tensor::zeros({4, 3}, DType::F32, kCpu);
-    refuse("pack_int8: plain must have 2 dimensions", [] { ops::pack_int8(Tensor::zeros({4, 1, 1, 3}, DType::F32, kCpu), DType::F32); });
-    refuse("pack_int8: plain must be f32 or bf16 or f16, got u8", [] { ops::pack_int8(Tensor::zeros({4, 3}, DType::U8, kCpu), DType::F32); });
+    const auto zeros = [](const Shape& shape, DType dtype = DType::F32) { return Tensor::zeros(shape, dtype, kCpu); };
+    const Tensor plain = zeros({4, 3});
+    refuse("pack_int8: plain must have 2 dimensions", [=] { ops::pack_int8(zeros({4, 1, 1, 3}), DType::F32); });
+    refuse("pack_int8: plain must be f32 or bf16 or f16, got u8",
+           [=] { ops::pack_int8(zeros({4, 3}, DType::U8), DType::F32); });
     refuse("pack_int8: dtype must be f32 or bf16, got f16", [=] { ops::pack_int8(plain, DType::F16); });
     const Weight w = ops::pack_int8(plain, DType::F32);
-    refuse("linear: weight must be packed for bf16, got f32", [=] { ops::linear(Tensor::zeros({5, 3}, DType::BF16, kCpu), w); });
-    refuse("conv2d: weight must be packed in f32, got int8", [=] { ops::conv2d(Tensor::zeros({1, 5, 5, 3}, DType::F32, kCpu), w, {}); });
+    refuse("linear: weight must be packed for bf16, got f32", [=] { ops::linear(zeros({5, 3}, DType::BF16), w); });
+    refuse("conv2d: weight must be packed in f32, got int8", [=] { ops::conv2d(zeros({1, 5, 5, 3}), w, {}); });
   });
 });
 

@@ -34,16 +34,22 @@ DF_INLINE void multiply_half(int64_t pairs, const float* wide, int64_t stride, c
   }
 }
 
-/// acc += rows × panel over `steps` units of K.
-template <class T, int ROWS, int VECTORS>
-DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], const T* panel, Vec (&acc)[ROWS][VECTORS]) {
+/// acc += rows × panel over `steps` units of K. An int8 panel is left in `widened` as T on the way: beside the multiply
+/// that costs little, because other execution units convert.
+template <class T, class Stored, int ROWS, int VECTORS>
+DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], const Stored* panel, T* widened,
+                                Vec (&acc)[ROWS][VECTORS]) {
   typedef Product<T> P;
   if constexpr (!P::widens) {
 #pragma GCC unroll 2
     for (int64_t k = 0; k < steps; k++) {
       Vec b[VECTORS];
 #pragma GCC unroll 4
-      for (int j = 0; j < VECTORS; j++) b[j] = P::b(panel + (k * kTileVectors + j) * kLanes * P::unit);
+      for (int j = 0; j < VECTORS; j++) {
+        const int64_t at = (k * kTileVectors + j) * kLanes * P::unit;
+        if constexpr (sizeof(Stored) == sizeof(T)) b[j] = P::b(panel + at);
+        else b[j] = P::widen(panel + at, widened + at);
+      }
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; i++) {
         const Vec a = P::a(row[i] + k * P::unit);
@@ -81,9 +87,9 @@ template <int ROWS, int VECTORS> DF_INLINE void scale_columns(Vec (&acc)[ROWS][V
 
 /// The first VECTORS vectors of a panel's columns. a: ROWS row pointers per segment, K contiguous; b: one packed block
 /// per segment; `steps` units of K in each.
-template <class T, int ROWS, int VECTORS>
-__attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const T* const* b,
-                                    const TileTarget<T>& t) {
+template <class T, int ROWS, int VECTORS, class Stored = T>
+__attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const Stored* const* b,
+                                    const TileTarget<T>& t, T* widened = nullptr) {
   Vec acc[ROWS][VECTORS];
   if (t.resume) {
 #pragma GCC unroll 8
@@ -100,8 +106,9 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
     const T* row[ROWS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++) row[i] = a[i];
-    const T* panel = b[s];
-    multiply_segment<T, ROWS, VECTORS>(steps, row, panel, acc);
+    const Stored* panel = b[s];
+    multiply_segment<T, Stored, ROWS, VECTORS>(steps, row, panel, widened, acc);
+    if constexpr (sizeof(Stored) != sizeof(T)) widened += steps * Product<T>::unit * kPanel;
   }
   if (!t.y) {
 #pragma GCC unroll 8
@@ -136,16 +143,17 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
   }
 }
 
-template <class T, int ROWS = kTileRows, int VECTORS = kTileVectors>
-DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const T* const* b,
-                        const TileTarget<T>& t) {
+template <class T, int ROWS = kTileRows, int VECTORS = kTileVectors, class Stored = T>
+DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const Stored* const* b,
+                        const TileTarget<T>& t, T* widened = nullptr) {
   if constexpr (VECTORS > 1) {
-    if (t.columns <= (VECTORS - 1) * kLanes) return run_tile<T, ROWS, VECTORS - 1>(rows, segments, steps, a, b, t);
+    if (t.columns <= (VECTORS - 1) * kLanes)
+      return run_tile<T, ROWS, VECTORS - 1, Stored>(rows, segments, steps, a, b, t, widened);
   }
   if constexpr (ROWS > 1) {
-    if (rows < ROWS) return run_tile<T, ROWS - 1, VECTORS>(rows, segments, steps, a, b, t);
+    if (rows < ROWS) return run_tile<T, ROWS - 1, VECTORS, Stored>(rows, segments, steps, a, b, t, widened);
   }
-  tile<T, ROWS, VECTORS>(segments, steps, a, b, t);
+  tile<T, ROWS, VECTORS, Stored>(segments, steps, a, b, t, widened);
 }
 
 /// Rows of the next tile. The last kTileRows+1 … 2*kTileRows-1 rows become two nearly equal tiles: one of 1 or 2 rows
@@ -180,14 +188,16 @@ DF_INLINE void gather_rows(const GemmProblem& g, int64_t m, int rows, int tap, i
   }
 }
 
-/// Stored: T, or int8_t, which is widened once per K block, while it is read for all rows. That costs 1 / rows of the
-/// multiply, and |int8| is exact in bf16.
+/// Stored: T, or int8_t: a K block of the panel is then widened into `widened` once for all rows, by the first tile or
+/// before it. (Up to 127 is exact in bf16.)
 template <class T, class Stored>
 DF_INLINE void multiply_panel(const GemmProblem& g, int64_t begin, int64_t end, int64_t panel, float* partial,
                               T* widened) {
   constexpr int unit = Product<T>::unit;
+  constexpr bool int8 = sizeof(Stored) != sizeof(T), tile_widens = int8 && !Product<T>::widens;
   const Stored* weight = static_cast<const Stored*>(g.weight) + panel * g.taps * g.in * kPanel;
   const T* a[kMaxBlockTaps * kTileRows];
+  const Stored* stored[kMaxBlockTaps];
   const T* b[kMaxBlockTaps];
   T* y[kTileRows];
   const T* residual[kTileRows];
@@ -196,26 +206,25 @@ DF_INLINE void multiply_panel(const GemmProblem& g, int64_t begin, int64_t end, 
     for (int64_t channel = 0; channel < g.in; channel += g.block_channels) {
       const int64_t channels = smaller(g.block_channels, g.in - channel);
       for (int q = 0; q < taps; q++) {
-        const Stored* block = weight + ((tap + q) * g.in + channel) * kPanel;
-        if constexpr (sizeof(Stored) == sizeof(T)) {
-          b[q] = block;
-        } else {
-          T* wide = widened + q * channels * kPanel;
-          for (int64_t i = 0; i < channels * kPanel; i += kLanes) store(wide + i, load(block + i));
-          b[q] = wide;
-        }
+        stored[q] = weight + ((tap + q) * g.in + channel) * kPanel;
+        if constexpr (int8) b[q] = widened + q * channels * kPanel;
+        else b[q] = stored[q];
+        if constexpr (int8 && !tile_widens)
+          for (int64_t i = 0; i < channels * kPanel; i += kLanes)
+            store(widened + q * channels * kPanel + i, load(stored[q] + i));
       }
       const bool last = tap + taps == g.taps && channel + channels == g.in;
       TileTarget<T> t;
       t.resume = tap > 0 || channel > 0;
       t.y = last ? y : nullptr;
       t.residual = g.residual ? residual : nullptr;
-      t.weight_scale = sizeof(Stored) == sizeof(T) ? nullptr : g.weight_scale + panel * kPanel;
+      t.weight_scale = int8 ? g.weight_scale + panel * kPanel : nullptr;
       t.bias = g.bias ? g.bias + panel * kPanel : nullptr;
       t.scale = g.scale;
       t.columns = int(smaller<int64_t>(kPanel, g.out - panel * kPanel));
-      for (int64_t m = begin; m < end;) {
-        const int rows = next_rows(end - m);
+      int rows = 0;
+      for (int64_t m = begin; m < end; m += rows) {
+        rows = next_rows(end - m);
         gather_rows(g, m, rows, tap, taps, channel, a);
         for (int i = 0; i < rows; i++) {
           y[i] = static_cast<T*>(g.y) + (m + i) * g.y_stride + panel * kPanel;
@@ -223,8 +232,13 @@ DF_INLINE void multiply_panel(const GemmProblem& g, int64_t begin, int64_t end, 
             residual[i] = static_cast<const T*>(g.residual) + (m + i) * g.residual_stride + panel * kPanel;
         }
         t.partial = partial + (m - begin) * kPanel;
+        if constexpr (tile_widens) {
+          if (m == begin) {
+            run_tile<T, kTileRows, kTileVectors, Stored>(rows, taps, channels / unit, a, stored, t, widened);
+            continue;
+          }
+        }
         run_tile<T>(rows, taps, channels / unit, a, b, t);
-        m += rows;
       }
     }
   }
