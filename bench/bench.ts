@@ -14,22 +14,24 @@ import { componentConfig, namedConfig } from './configs.js';
 
 const USAGE = `usage: npm run bench -- KIND [options]
   unet-step  --config IF-I-M|IF-I-L|IF-I-XL|IF-II-L|DIR   one forward pass; --batch N (2) --size PX (trained size)
-  t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2)
+  t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2); --layers N: the first ones
              a pipeline folder DIR: its weights, with load_s, the seconds to load them
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
-  --dtype f32|bf16 (bf16)  --threads N (0 = all cores)  --runs N (5)  --json`;
+  --dtype f32|bf16 (bf16); t5 and gemm: int8, weights only, multiplied in bf16
+  --threads N (0 = all cores)  --runs N (5)  --json`;
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
     config: { type: 'string' }, dtype: { type: 'string', default: 'bf16' }, batch: { type: 'string', default: '2' },
     size: { type: 'string' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
-    shape: { type: 'string' }, json: { type: 'boolean', default: false },
+    shape: { type: 'string' }, layers: { type: 'string' }, json: { type: 'boolean', default: false },
   },
 });
 const kind = positionals[0];
-const dtype = values.dtype as DType;
+const int8Weights = values.dtype === 'int8' && (kind === 't5' || kind === 'gemm');
+const dtype = (int8Weights ? 'bf16' : values.dtype) as DType;
 const device = 'cpu:0';
 const batch = positive(values.batch, '--batch');
 const runs = positive(values.runs, '--runs');
@@ -43,7 +45,7 @@ function stop(message: string): never {
   console.error(`bench: ${message}\n${USAGE}`);
   process.exit(2);
 }
-if (dtype !== 'f32' && dtype !== 'bf16') stop(`--dtype: expected f32 or bf16, got "${values.dtype}"`);
+if (dtype !== 'f32' && dtype !== 'bf16') stop(`--dtype: expected f32 or bf16, got "${dtype}"`);
 addon.setThreads(device, Number(values.threads));
 
 interface Measurement { what: Record<string, unknown>; seconds: number[]; flop: number }
@@ -96,13 +98,14 @@ async function unetStep(): Promise<Measurement> {
 
 async function t5(): Promise<Measurement> {
   const name = values.config ?? stop('--config is missing');
-  const parsed: T5Config = parseT5Config(await componentConfig(name, 'text_encoder'), name);
-  const plan = await T5Encoder.plan(parsed, dtype, batch, PROMPT_TOKENS);
-  const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, device }), () => T5Encoder.random(parsed, { dtype, device }));
+  const whole: T5Config = parseT5Config(await componentConfig(name, 'text_encoder'), name);
+  const parsed = values.layers ? { ...whole, numLayers: positive(values.layers, '--layers') } : whole;
+  const plan = await T5Encoder.plan(parsed, dtype, int8Weights, batch, PROMPT_TOKENS);
+  const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, int8Weights, device }), () => T5Encoder.random(parsed, { dtype, int8Weights, device }));
   const ids = new Int32Array(batch * PROMPT_TOKENS).map((_, i) => (i * 7919) % parsed.vocabSize);
   const mask = new Int32Array(ids.length).fill(1);
   const seconds = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());
-  return { what: { config: name, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  return { what: { config: name, layers: parsed.numLayers, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
 }
 
 function shape(count: number): number[] {
@@ -112,7 +115,7 @@ function shape(count: number): number[] {
 
 async function gemm(): Promise<Measurement> {
   const [m, n, k] = shape(3) as [number, number, number];
-  return { what: { m, n, k }, seconds: await addon.benchLinear(m, n, k, dtype, runs), flop: 2 * m * n * k };
+  return { what: { m, n, k }, seconds: await addon.benchLinear(m, n, k, dtype, int8Weights, runs), flop: 2 * m * n * k };
 }
 
 async function conv(): Promise<Measurement> {
@@ -126,7 +129,7 @@ const { what, seconds, flop } = await measure();
 const sorted = [...seconds].sort((a, b) => a - b);
 const median = sorted[Math.floor(sorted.length / 2)]!;
 const result = {
-  kind, ...what, dtype, median_s: median, min_s: sorted[0], runs, gflop: flop / 1e9, gflops: flop / median / 1e9,
+  kind, ...what, dtype: values.dtype, median_s: median, min_s: sorted[0], runs, gflop: flop / 1e9, gflops: flop / median / 1e9,
   peak_rss_bytes: peakRss(), isa: addon.cpuInfo().isa, threads: addon.getThreads(device),
 };
 if (values.json) console.log(JSON.stringify(result));

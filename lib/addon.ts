@@ -17,6 +17,8 @@ export type CancelToken = Handle<'CancelToken'>;
 
 /** Arithmetic type of a model. float16 is a storage format on the CPU. */
 export type DType = 'f32' | 'bf16';
+/** Of the text encoder: weights and arithmetic, or `int8`: int8 weights, with the arithmetic of the networks that it serves. */
+export type T5DType = DType | 'int8';
 
 export interface TensorInfo {
   shape: number[];
@@ -96,16 +98,17 @@ export interface Addon {
   unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
   planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean): Promise<MemoryPlan>;
 
-  t5Create(config: string, dtype: DType, device: string): Promise<T5Handle>;
+  /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
+  t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
   t5Load(t5: T5Handle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   t5LoadRandom(t5: T5Handle, cancel?: CancelToken | null): Promise<void>;
   t5Info(t5: T5Handle): { parameters: number; weightBytes: number };
   /** ids, mask: batch × T int32 → (B, T, d_model) float32. */
   t5Forward(t5: T5Handle, ids: Int32Array, mask: Int32Array, batch: number, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planT5(config: string, dtype: DType, batch: number, tokens: number): Promise<MemoryPlan>;
+  planT5(config: string, dtype: DType, int8Weights: boolean, batch: number, tokens: number): Promise<MemoryPlan>;
 
   /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
-  benchLinear(m: number, n: number, k: number, dtype: DType, runs: number): Promise<number[]>;
+  benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number): Promise<number[]>;
   /** Seconds of each run of a 3×3 convolution, stride 1, padding 1. */
   benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, runs: number): Promise<number[]>;
   /**
@@ -128,7 +131,7 @@ export interface Addon {
   }, cancel?: CancelToken | null): Promise<{ x: TensorHandle; x0: TensorHandle; flops: number }>;
 }
 
-const ABI = 1;
+const ABI = 2;
 
 function loadAddon(): Addon {
   const require = createRequire(import.meta.url);

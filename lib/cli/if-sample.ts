@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { Command, InvalidArgumentError, Option } from 'commander';
-import type { DType } from '../addon.js';
+import type { DType, T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import { Cascade, randomSeed, type GenerateOptions } from '../pipelines/cascade.js';
 import { packageVersion, runCli } from './run.js';
@@ -32,6 +32,7 @@ interface Flags {
   width?: number;
   numImages: number;
   dtype?: DType;
+  t5Dtype?: T5DType;
   device: string;
   threads: number;
   out?: string;
@@ -75,6 +76,7 @@ const program = new Command('if-sample')
   .option('--width <px>', 'width of stage I', integer)
   .option('--num-images <n>', 'pictures per prompt', integer, 1)
   .addOption(new Option('--dtype <type>', 'arithmetic (default: f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
+  .addOption(new Option('--t5-dtype <type>', 'text encoder (default: as --dtype); int8: half the memory of bf16').choices(['f32', 'bf16', 'int8']))
   .option('--device <name>', 'cpu or cuda', 'cpu')
   .option('--threads <n>', 'CPU threads, 0 = all cores', integer, 0)
   .option('--out <file>', 'FILE.png, or FILE.safetensors (key "images", float32 NCHW in [-1, 1]); default: PROMPT-SEED.png')
@@ -91,7 +93,7 @@ await runCli(program, async (signal) => {
   const seedUsed = flags.seed ?? randomSeed();
   const plan = await outputPlan(flags.out, prompts[0]!, seedUsed);
   const cascade = await Cascade.load({
-    ...pick(flags, ['stage1', 'stage2', 'stage3', 'variant', 'dtype']),
+    ...pick(flags, ['stage1', 'stage2', 'stage3', 'variant', 'dtype', 't5Dtype']),
     device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
   });
   const report = new ProgressReport(process.stderr, flags.verbose);
@@ -105,7 +107,7 @@ await runCli(program, async (signal) => {
   const result = await cascade.generate(options).finally(() => report.end());
   const files = await saveResult(result, plan, { prompts, negative: flags.negative ?? '', numImages: flags.numImages, saveStages: flags.saveStages });
   for (const file of files) console.log(file);
-  console.error(`seed ${result.seed}, ${result.dtype}`);
+  console.error(`seed ${result.seed}, ${result.dtype}${result.t5Dtype === result.dtype ? '' : `, T5 ${result.t5Dtype}`}`);
 });
 
 /** The given properties that are set. */

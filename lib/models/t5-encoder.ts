@@ -1,7 +1,17 @@
-import { addon, withProgress, withSignal, type DType, type MemoryPlan, type T5Handle } from '../addon.js';
+import { addon, withProgress, withSignal, type DType, type MemoryPlan, type T5DType, type T5Handle } from '../addon.js';
 import { Tensor } from '../tensor.js';
 import type { T5Config } from './t5-config.js';
 import type { LoadOptions } from './unet.js';
+
+/** What a T5DType means beside networks that compute in `dtype`. */
+export function t5Arithmetic(t5Dtype: T5DType, dtype: DType): { dtype: DType; int8Weights: boolean } {
+  return t5Dtype === 'int8' ? { dtype, int8Weights: true } : { dtype: t5Dtype, int8Weights: false };
+}
+
+export interface T5LoadOptions extends LoadOptions {
+  /** Keep the weights of the linear layers as int8 with one scale per output: half the memory of bf16. Arithmetic stays in `dtype`. */
+  int8Weights?: boolean;
+}
 
 /** A T5 v1.1 encoder in memory. */
 export class T5Encoder {
@@ -16,7 +26,7 @@ export class T5Encoder {
    * Makes the encoder and fills it from safetensors files.
    * @throws IFError `WEIGHTS` with every missing, unexpected and misshapen tensor; `FILE_FORMAT`, `OUT_OF_MEMORY`, `CANCELLED`
    */
-  static async load(config: T5Config, files: string[], options: LoadOptions): Promise<T5Encoder> {
+  static async load(config: T5Config, files: string[], options: T5LoadOptions): Promise<T5Encoder> {
     const t5 = await T5Encoder.create(config, options);
     try {
       await withProgress(options, (onProgress, token) => addon.t5Load(t5.handle, files, onProgress, token));
@@ -28,18 +38,18 @@ export class T5Encoder {
   }
 
   /** An encoder with random weights, for benchmarks. */
-  static async random(config: T5Config, options: LoadOptions): Promise<T5Encoder> {
+  static async random(config: T5Config, options: T5LoadOptions): Promise<T5Encoder> {
     const t5 = await T5Encoder.create(config, options);
     await withSignal(options.signal, (token) => addon.t5LoadRandom(t5.handle, token));
     return t5;
   }
 
-  private static async create(config: T5Config, options: LoadOptions): Promise<T5Encoder> {
-    return new T5Encoder(await addon.t5Create(JSON.stringify(config), options.dtype, options.device), config);
+  private static async create(config: T5Config, options: T5LoadOptions): Promise<T5Encoder> {
+    return new T5Encoder(await addon.t5Create(JSON.stringify(config), options.dtype, options.device, options.int8Weights ?? false), config);
   }
 
-  static plan(config: T5Config, dtype: DType, batch: number, tokens: number): Promise<MemoryPlan> {
-    return addon.planT5(JSON.stringify(config), dtype, batch, tokens);
+  static plan(config: T5Config, dtype: DType, int8Weights: boolean, batch: number, tokens: number): Promise<MemoryPlan> {
+    return addon.planT5(JSON.stringify(config), dtype, int8Weights, batch, tokens);
   }
 
   get info(): { parameters: number; weightBytes: number } {

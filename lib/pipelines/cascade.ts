@@ -1,11 +1,12 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { addon, type DType } from '../addon.js';
+import { addon, type DType, type T5DType } from '../addon.js';
 import { resolveDevice, setThreads } from '../device.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
 import { parseT5Config, readJson } from '../models/config.js';
+import { t5Arithmetic } from '../models/t5-encoder.js';
 import { defaultCacheDir, encodePrompts, PROMPT_TOKENS, type PromptEmbedding, type TextEncoderFiles } from '../text/prompt-embeddings.js';
 import { T5Tokenizer } from '../text/t5-tokenizer.js';
 import { Tensor, type Images } from '../tensor.js';
@@ -25,6 +26,8 @@ export interface CascadeOptions {
   variant?: 'fp16' | 'bf16';
   /** Arithmetic. Left out: f32 where the memory plan allows it, else bf16. */
   dtype?: DType;
+  /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`. */
+  t5Dtype?: T5DType;
   /** `cpu` (default), `cuda`, … */
   device?: string;
   /** CPU threads; 0 (default) = the cores that this process may use. */
@@ -64,6 +67,7 @@ export interface GenerateResult {
   /** What was used, per stage. */
   settings: StageSettings[];
   dtype: DType;
+  t5Dtype: T5DType;
 }
 
 /** A DeepFloyd IF cascade: T5 and one to three pixel-diffusion stages, loaded one at a time. */
@@ -75,6 +79,7 @@ export class Cascade {
     readonly textEncoder: TextEncoderFiles,
     readonly device: string,
     private readonly dtype: DType | undefined,
+    private readonly t5Dtype: T5DType | undefined,
     private readonly cacheDir: string | null,
   ) {}
 
@@ -85,10 +90,11 @@ export class Cascade {
   static async load(options: CascadeOptions = {}): Promise<Cascade> {
     checkOptions('load', options, {
       stage1: isString, stage2: isString, stage3: isString, device: isString, variant: (v) => v === 'fp16' || v === 'bf16',
-      dtype: (v) => v === 'f32' || v === 'bf16', threads: isNumber, cacheDir: (v) => v === null || isString(v),
+      dtype: (v) => v === 'f32' || v === 'bf16', t5Dtype: (v) => v === 'f32' || v === 'bf16' || v === 'int8', threads: isNumber, cacheDir: (v) => v === null || isString(v),
     });
     const device = resolveDevice(options.device ?? 'cpu');
     if (options.threads !== undefined) setThreads(device, options.threads);
+    if (options.t5Dtype !== undefined && !['f32', 'bf16', 'int8'].includes(options.t5Dtype)) throw new IFError('INVALID_ARGUMENT', `t5Dtype: expected f32, bf16 or int8, got "${options.t5Dtype}"`);
     const dirs = stageFolders(options);
     const stages: Stage[] = [];
     for (const dir of dirs) stages.push(await Stage.open(dir, options.variant));
@@ -105,7 +111,7 @@ export class Cascade {
     });
     const defaults = await Promise.all(stages.map((stage) => sampleDefaults(stage)));
     const cacheDir = options.cacheDir === undefined ? defaultCacheDir() : options.cacheDir;
-    return new Cascade(stages, defaults, textEncoder, device, options.dtype, cacheDir);
+    return new Cascade(stages, defaults, textEncoder, device, options.dtype, options.t5Dtype, cacheDir);
   }
 
   /**
@@ -129,12 +135,13 @@ export class Cascade {
     const seed = checkedSeed(options.seed);
     const batch = prompts.length * numImages;
     const { plan, dtype } = await this.plan(batch, sizes, settings);
+    const t5Dtype = this.t5Dtype ?? dtype;
     const { onProgress, signal } = options;
     for (const part of plan) onProgress?.({ type: 'plan', ...part });
 
     const guided = settings.some((s) => s.guidance > 1);
     const embeddings = await encodePrompts([...prompts, ...(guided ? negatives : [])], this.textEncoder, {
-      dtype, device: this.device, cacheDir: this.cacheDir,
+      ...t5Arithmetic(t5Dtype, dtype), device: this.device, cacheDir: this.cacheDir,
       onWarning: (message) => onProgress?.({ type: 'warning', message }),
       onProgress: (done, total) => onProgress?.({ type: 'load', component: 'text_encoder', done, total }),
       ...(signal ? { signal } : {}),
@@ -156,7 +163,7 @@ export class Cascade {
       negativeText?.dispose();
       addon.dispose(generator);
     }
-    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype };
+    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype };
   }
 
   /** Height and width of every stage. */
@@ -189,22 +196,20 @@ export class Cascade {
   }
 
   private async plan(batch: number, sizes: [number, number][], settings: StageSettings[]): Promise<{ plan: CascadePlan; dtype: DType }> {
-    const of = (dtype: DType): Promise<CascadePlan> => planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
-      stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
-    })), dtype);
-    if (this.dtype) {
-      const plan = await of(this.dtype);
-      checkPlan(plan, this.dtype);
-      return { plan, dtype: this.dtype };
-    }
-    const full = await of('f32');
+    const checked = async (dtype: DType): Promise<{ plan: CascadePlan; dtype: DType }> => {
+      const t5Dtype = this.t5Dtype ?? dtype;
+      const plan = await planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
+        stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
+      })), dtype, t5Dtype);
+      checkPlan(plan, dtype, t5Dtype);
+      return { plan, dtype };
+    };
+    if (this.dtype) return checked(this.dtype);
     try {
-      checkPlan(full, 'f32');
-      return { plan: full, dtype: 'f32' };
-    } catch {
-      const half = await of('bf16');
-      checkPlan(half, 'bf16');
-      return { plan: half, dtype: 'bf16' };
+      return await checked('f32');
+    } catch (error) {
+      if (!(error instanceof IFError && error.code === 'OUT_OF_MEMORY')) throw error;
+      return checked('bf16');
     }
   }
 

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
-import type { DType } from '../addon.js';
+import type { DType, T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import type { T5Config } from '../models/config.js';
-import { T5Encoder } from '../models/t5-encoder.js';
+import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
 import { PROMPT_TOKENS } from '../text/prompt-embeddings.js';
 import type { Stage } from './stage.js';
 
@@ -21,8 +21,10 @@ export async function planCascade(
   t5: T5Config,
   stages: { stage: Stage; batch: number; height: number; width: number; guided: boolean }[],
   dtype: DType,
+  t5Dtype: T5DType,
 ): Promise<CascadePlan> {
-  const encoder = await T5Encoder.plan(t5, dtype, 2, PROMPT_TOKENS);
+  const arithmetic = t5Arithmetic(t5Dtype, dtype);
+  const encoder = await T5Encoder.plan(t5, arithmetic.dtype, arithmetic.int8Weights, 2, PROMPT_TOKENS);
   const plan: CascadePlan = [{ component: 'text_encoder', weightBytes: encoder.weightBytes, activationBytes: encoder.activationBytes }];
   for (const [i, { stage, batch, height, width, guided }] of stages.entries()) {
     const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided);
@@ -35,14 +37,19 @@ export async function planCascade(
  * @param available bytes that may be taken
  * @throws IFError `OUT_OF_MEMORY` when a component needs more than that
  */
-export function checkPlan(plan: CascadePlan, dtype: DType, available = availableMemory()): void {
+export function checkPlan(plan: CascadePlan, dtype: DType, t5Dtype: T5DType, available = availableMemory()): void {
   for (const { component, weightBytes, activationBytes } of plan) {
     const needed = weightBytes + ACTIVATION_MARGIN * activationBytes + OVERHEAD_BYTES;
     if (!(needed <= available)) {
-      const remedy = dtype === 'f32' ? 'use --dtype bf16, fewer pictures or a smaller size' : 'use fewer pictures or a smaller size';
-      throw new IFError('OUT_OF_MEMORY', `${component} needs ${gigabytes(needed)} (weights ${gigabytes(weightBytes)}, activations ${gigabytes(activationBytes)} in ${dtype}), ${gigabytes(available)} are available: ${remedy}`);
+      const type = component === 'text_encoder' ? t5Dtype : dtype;
+      throw new IFError('OUT_OF_MEMORY', `${component} needs ${gigabytes(needed)} (weights ${gigabytes(weightBytes)}, activations ${gigabytes(activationBytes)} in ${type}), ${gigabytes(available)} are available: ${remedy(component, type)}`);
     }
   }
+}
+
+function remedy(component: string, type: T5DType): string {
+  if (component === 'text_encoder') return { f32: 'use --t5-dtype bf16 or int8', bf16: 'use --t5-dtype int8', int8: 'free some memory' }[type];
+  return type === 'f32' ? 'use --dtype bf16, fewer pictures or a smaller size' : 'use fewer pictures or a smaller size';
 }
 
 /** Bytes that this process can still take: MemAvailable on Linux, bounded by the cgroup's limit. */

@@ -2,10 +2,10 @@ import { createHash } from 'node:crypto';
 import { mkdir, open, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
-import { addon, type DType } from '../addon.js';
+import { addon } from '../addon.js';
 import { IFError } from '../errors.js';
 import { ioError } from '../files.js';
-import { T5Encoder } from '../models/t5-encoder.js';
+import { T5Encoder, type T5LoadOptions } from '../models/t5-encoder.js';
 import type { T5Config } from '../models/t5-config.js';
 import { Tensor } from '../tensor.js';
 import { captionWarning, cleanCaption } from './clean-caption.js';
@@ -27,8 +27,7 @@ export interface TextEncoderFiles {
   tokenizer: T5Tokenizer;
 }
 
-export interface EncodeOptions {
-  dtype: DType;
+export interface EncodeOptions extends Pick<T5LoadOptions, 'dtype' | 'int8Weights'> {
   device: string;
   /** Folder of the cache; null turns it off. */
   cacheDir: string | null;
@@ -45,8 +44,8 @@ export function defaultCacheDir(): string {
 }
 
 /**
- * Encodes prompts: caption cleaning, 77 tokens, T5. Embeddings are kept on disk under a key of model, tokenizer, dtype
- * and text; the encoder is loaded only when one is missing, and freed afterwards.
+ * Encodes prompts: caption cleaning, 77 tokens, T5. Embeddings are kept on disk under a key of model, tokenizer, dtype,
+ * int8 weights and text; the encoder is loaded only when one is missing, and freed afterwards.
  * @returns one embedding per prompt, in order; equal prompts share one array
  * @throws IFError of the tokenizer's and encoder's loading; a cache that cannot be written is a warning
  */
@@ -119,7 +118,7 @@ class EmbeddingCache {
   ) {}
 
   static async open(dir: string, encoder: TextEncoderFiles, options: EncodeOptions): Promise<EmbeddingCache> {
-    const hash = createHash('sha256').update(JSON.stringify([1, encoder.config, encoder.tokenizer.fingerprint, options.dtype, PROMPT_TOKENS]));
+    const hash = createHash('sha256').update(JSON.stringify([1, encoder.config, encoder.tokenizer.fingerprint, options.int8Weights ? `int8 in ${options.dtype}` : options.dtype, PROMPT_TOKENS]));
     for (const file of encoder.files) hash.update(await fileFingerprint(file));
     return new EmbeddingCache(dir, hash.digest('hex'), encoder, options);
   }

@@ -38,14 +38,16 @@ Deliver deliver_seconds(std::vector<double> seconds) {
   };
 }
 
-// benchLinear(m, n, k, dtype, runs): Promise<number[]> seconds of x (m, k) · wᵀ (n, k)
+// benchLinear(m, n, k, dtype, int8Weights, runs): Promise<number[]> seconds of x (m, k) · wᵀ (n, k)
 Napi::Value bench_linear(const Napi::CallbackInfo& info) {
   const int64_t m = read_integer(info[0], "m", 1, 1 << 20), n = read_integer(info[1], "n", 1, 1 << 20),
-                k = read_integer(info[2], "k", 1, 1 << 20), runs = read_integer(info[4], "runs", 1, 1000);
+                k = read_integer(info[2], "k", 1, 1 << 20), runs = read_integer(info[5], "runs", 1, 1000);
   const DType dtype = read_dtype(info[3], "dtype");
+  const bool int8_weights = read_boolean(info[4], "int8Weights");
   return run_command(info.Env(), kCpu, nullptr, [=]() -> Deliver {
     const Tensor x = random_tensor({m, k}, dtype, 1, 1);
-    const Weight w = ops::pack(random_tensor({n, k}, DType::F32, 0.02f, 2), dtype);
+    const Tensor plain = random_tensor({n, k}, DType::F32, 0.02f, 2);
+    const Weight w = int8_weights ? ops::pack_int8(plain, dtype) : ops::pack(plain, dtype);
     const Tensor y = Tensor::empty({m, n}, dtype, kCpu);
     return deliver_seconds(time_runs([&] { ops::linear(x, w, {}, y); }, runs));
   });

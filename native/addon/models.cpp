@@ -12,13 +12,25 @@ namespace {
 
 CancelFlag read_flag(const Napi::Value& v) { return unwrap_optional<std::atomic<bool>>(v, "cancel"); }
 
-// (config: string, dtype, device): Promise<Model>
-template <class Model, class Config> Napi::Value create(const Napi::CallbackInfo& info) {
-  const Config config = Config::from_json(read_string(info[0], "config"));
+// unetCreate(config: string, dtype, device): Promise<UNet>
+Napi::Value unet_create(const Napi::CallbackInfo& info) {
+  const UNetConfig config = UNetConfig::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const Device device = read_device(info[2], "device");
   return run_command(info.Env(), device, nullptr, [=]() -> Deliver {
-    auto model = std::make_shared<Model>(config, dtype, device);
+    auto model = std::make_shared<UNet>(config, dtype, device);
+    return [model](Napi::Env env) { return wrap(env, model, int64_t(model->weight_bytes())); };
+  });
+}
+
+// t5Create(config: string, dtype, device, int8Weights: boolean): Promise<T5Encoder>
+Napi::Value t5_create(const Napi::CallbackInfo& info) {
+  const T5Config config = T5Config::from_json(read_string(info[0], "config"));
+  const DType dtype = read_dtype(info[1], "dtype");
+  const Device device = read_device(info[2], "device");
+  const bool int8_weights = read_boolean(info[3], "int8Weights");
+  return run_command(info.Env(), device, nullptr, [=]() -> Deliver {
+    auto model = std::make_shared<T5Encoder>(config, dtype, device, int8_weights);
     return [model](Napi::Env env) { return wrap(env, model, int64_t(model->weight_bytes())); };
   });
 }
@@ -38,11 +50,20 @@ template <class Model> Napi::Value load(const Napi::CallbackInfo& info) {
   });
 }
 
+// As T5 begins its training: scores are not divided by sqrt(d_kv), the weights of q are, and the embedding has variance 1
+// (Raffel et al. 2020, Mesh TensorFlow's code; transformers modeling_t5.py, T5PreTrainedModel._init_weights).
+void prepare_random(RandomSource& source, const T5Encoder& t5) {
+  source.scale("SelfAttention.q.weight", float(1 / std::sqrt(double(t5.config().d_kv))));
+  source.scale("shared.weight", float(std::sqrt(double(t5.config().d_model))));
+}
+void prepare_random(RandomSource&, const UNet&) {}
+
 // (model, cancel?): Promise<void>: random weights, for benchmarks
 template <class Model> Napi::Value load_random(const Napi::CallbackInfo& info) {
   const auto model = unwrap<Model>(info[0], "model");
   return run_command(info.Env(), model->device(), read_flag(info[1]), [=]() -> Deliver {
     RandomSource source(model->parameters());
+    prepare_random(source, *model);
     model->load(source);
     return [](Napi::Env env) { return env.Undefined(); };
   });
@@ -80,13 +101,14 @@ Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
   });
 }
 
-// planT5(config, dtype, batch, tokens): Promise<{ weightBytes, activationBytes, flops }>
+// planT5(config, dtype, int8Weights, batch, tokens): Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_t5_binding(const Napi::CallbackInfo& info) {
   const T5Config config = T5Config::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
-  const int64_t batch = read_integer(info[2], "batch", 1, 1 << 16), tokens = read_integer(info[3], "tokens", 1, 1 << 16);
+  const bool int8_weights = read_boolean(info[2], "int8Weights");
+  const int64_t batch = read_integer(info[3], "batch", 1, 1 << 16), tokens = read_integer(info[4], "tokens", 1, 1 << 16);
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan plan = plan_t5(config, dtype, batch, tokens);
+    const MemoryPlan plan = plan_t5(config, dtype, int8_weights, batch, tokens);
     return [plan](Napi::Env env) { return plan_object(env, plan); };
   });
 }
@@ -151,14 +173,14 @@ Napi::Value unet_forward(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void bind_models(Napi::Env env, Napi::Object exports) {
-  bind<create<UNet, UNetConfig>>(env, exports, "unetCreate");
+  bind<unet_create>(env, exports, "unetCreate");
   bind<load<UNet>>(env, exports, "unetLoad");
   bind<load_random<UNet>>(env, exports, "unetLoadRandom");
   bind<describe<UNet>>(env, exports, "unetInfo");
   bind<unet_prepare>(env, exports, "unetPrepare");
   bind<unet_forward>(env, exports, "unetForward");
   bind<plan_unet_binding>(env, exports, "planUnet");
-  bind<create<T5Encoder, T5Config>>(env, exports, "t5Create");
+  bind<t5_create>(env, exports, "t5Create");
   bind<load<T5Encoder>>(env, exports, "t5Load");
   bind<load_random<T5Encoder>>(env, exports, "t5LoadRandom");
   bind<describe<T5Encoder>>(env, exports, "t5Info");

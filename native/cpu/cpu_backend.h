@@ -18,6 +18,9 @@ class CpuBackend : public ReferenceBackend {
   void unpack(Tensor& plain, const Weight& weight) override;
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override;
 
+  // cpu_int8.cpp
+  Weight pack_int8(const Tensor& plain, DType dtype) override;
+
   // cpu_products.cpp
   void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
   void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
@@ -57,6 +60,7 @@ class CpuBackend : public ReferenceBackend {
   }
   int64_t panels(int64_t columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
   void check_layout(const char* op, const Weight& w) const;
+  void unpack_int8(Tensor& plain, const Weight& w) const;
   void multiply(const char* op, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
 
   const char* name_;

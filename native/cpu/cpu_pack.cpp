@@ -39,6 +39,7 @@ Weight CpuBackend::pack(const Tensor& plain, DType dtype) {
 
 void CpuBackend::unpack(Tensor& plain, const Weight& w) {
   check_layout("unpack", w);
+  if (w.int8()) return unpack_int8(plain, w);
   const int64_t taps = w.kernel_h * w.kernel_w, count = panels(w.out), width = kernels_.panel;
   const size_t block = packed_bytes(w.out, w.kernel_h, w.kernel_w, w.in, w.dtype) / size_t(count * taps);
   parallel_for(count * taps, [&](int64_t item, int) {

@@ -64,6 +64,7 @@ void CpuBackend::multiply(const char* op, Tensor& y, const Tensor& x, const Weig
     g.x_stride = g.in;
   }
   g.weight = w.data.raw();
+  g.weight_scale = w.int8() ? w.scales.data<float>() : nullptr;
   g.out = w.out;
   g.taps = int(w.kernel_h * w.kernel_w);
   g.kernel_w = int(w.kernel_w);
@@ -78,11 +79,15 @@ void CpuBackend::multiply(const char* op, Tensor& y, const Tensor& x, const Weig
   const bool one_block = g.block_taps == g.taps && g.block_channels == g.in;
   const int64_t count = panels(w.out), block = plan_block_rows(rows, count, kernels_.tile_rows);
   const size_t partial_bytes = one_block ? 0 : size_t(block * kernels_.panel) * sizeof(float);
+  const size_t widened_bytes = size_t(g.block_taps * g.block_channels * kernels_.panel * value_size);
   // panels of one block of rows follow each other: x stays in the cache
   parallel_for(ceil_div(rows, block) * count, [&](int64_t item, int) {
     const int64_t begin = item / count * block;
     float* partial = partial_bytes ? static_cast<float*>(scratch(Scratch::Partial, partial_bytes)) : nullptr;
-    kernels_.gemm[type](&g, begin, std::min(begin + block, rows), item % count, partial);
+    const int64_t end = std::min(begin + block, rows), panel = item % count;
+    if (w.int8())
+      kernels_.gemm_int8[type](&g, begin, end, panel, partial, scratch(Scratch::Packed, widened_bytes));
+    else kernels_.gemm[type](&g, begin, end, panel, partial);
   });
 }
 

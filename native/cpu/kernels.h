@@ -16,7 +16,8 @@ struct GemmProblem {
   const void* x;
   int64_t x_stride;
   int64_t in;              ///< channels per tap; a multiple of the pack unit
-  const void* weight;      ///< [panel][tap][in / unit][panel width][unit]
+  const void* weight;      ///< [panel][tap][in / unit][panel width][unit], of the kernel's type or int8
+  const float* weight_scale;  ///< (out) for int8: factors of the weight's columns
   int64_t out;             ///< output columns
   const float* bias;       ///< (out) or null
   const void* residual;    ///< or null; may be y
@@ -68,6 +69,9 @@ struct CpuKernels {
 
   /// Rows [begin, end) × one panel. `partial`: (end - begin) * panel floats, 64-byte aligned; for several K blocks.
   void (*gemm[2])(const GemmProblem*, int64_t begin, int64_t end, int64_t panel, float* partial);
+  /// The same for int8 weights. `widened`: a K block of one panel (block_taps * block_channels * panel) in the kernel's
+  /// type, 64-byte aligned.
+  void (*gemm_int8[2])(const GemmProblem*, int64_t begin, int64_t end, int64_t panel, float* partial, void* widened);
   /// One tap of one panel. src: `rows` <= panel rows of `in` values of `type`, `row_step` elements apart.
   void (*pack[2])(void* dst, const void* src, int type, int64_t row_step, int rows, int64_t in);
   void (*unpack[2])(void* dst, int type, int64_t row_step, int rows, int64_t in, const void* src);

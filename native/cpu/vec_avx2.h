@@ -24,6 +24,9 @@ DF_INLINE __m128i narrow_bf16(Vec v) {
 DF_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
 DF_INLINE Vec load(const bf16* p) { return widen_bf16(_mm_loadu_si128((const __m128i*)p)); }
 DF_INLINE Vec load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+DF_INLINE Vec load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
 DF_INLINE void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 DF_INLINE void store(bf16* p, Vec v) { _mm_storeu_si128((__m128i*)p, narrow_bf16(v)); }
 DF_INLINE void store(f16* p, Vec v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, 0)); }
@@ -78,13 +81,18 @@ DF_INLINE float largest(Vec v) {
 }
 
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
-/// one half of every pair as floats and the rows are widened before.
+/// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
 template <> struct Product<float> {
   static constexpr int unit = 1;
   static constexpr bool widens = false;
   static DF_INLINE Vec a(const float* p) { return _mm256_broadcast_ss(p); }
   static DF_INLINE Vec b(const float* p) { return _mm256_load_ps(p); }
+  static DF_INLINE Vec widen(const int8_t* p, float* wide) {
+    const Vec v = load(p);
+    _mm256_store_ps(wide, v);
+    return v;
+  }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 };
 template <> struct Product<bf16> {

@@ -28,6 +28,9 @@ DF_INLINE __m256i narrow_bf16(Vec v) {
 DF_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
 DF_INLINE Vec load(const bf16* p) { return widen_bf16(_mm256_loadu_si256((const __m256i*)p)); }
 DF_INLINE Vec load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+DF_INLINE Vec load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
 DF_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 DF_INLINE void store(bf16* p, Vec v) { _mm256_storeu_si256((__m256i*)p, narrow_bf16(v)); }
 DF_INLINE void store(f16* p, Vec v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(v, 0)); }
@@ -67,13 +70,18 @@ DF_INLINE float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 DF_INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
 
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
-/// one half of every pair as floats and the rows are widened before.
+/// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
 template <> struct Product<float> {
   static constexpr int unit = 1;
   static constexpr bool widens = false;
   static DF_INLINE Vec a(const float* p) { return _mm512_set1_ps(*p); }
   static DF_INLINE Vec b(const float* p) { return _mm512_load_ps(p); }
+  static DF_INLINE Vec widen(const int8_t* p, float* wide) {
+    const Vec v = load(p);
+    _mm512_store_ps(wide, v);
+    return v;
+  }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 };
 template <> struct Product<bf16> {
@@ -82,6 +90,11 @@ template <> struct Product<bf16> {
   static constexpr bool widens = false;
   static DF_INLINE Vec a(const bf16* p) { return _mm512_castsi512_ps(_mm512_set1_epi32(read<int>(p))); }
   static DF_INLINE Vec b(const bf16* p) { return _mm512_castsi512_ps(_mm512_load_si512((const void*)p)); }
+  static DF_INLINE Vec widen(const int8_t* p, bf16* wide) {
+    const __m512i v = (__m512i)_mm512_cvtne2ps_pbh(load(p + kLanes), load(p));
+    _mm512_store_si512((void*)wide, v);
+    return _mm512_castsi512_ps(v);
+  }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
 #else
   static constexpr bool widens = true;

@@ -50,6 +50,7 @@ DF_INLINE void float_to_half(f16* p, Vec v) {
 DF_INLINE Vec load(const float* p) { return read<Vec>(p); }
 DF_INLINE Vec load(const bf16* p) { return (Vec)(Bits{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16); }
 DF_INLINE Vec load(const f16* p) { return half_to_float(p); }
+DF_INLINE Vec load(const int8_t* p) { return Vec{float(p[0]), float(p[1]), float(p[2]), float(p[3])}; }
 DF_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 DF_INLINE void store(bf16* p, Vec v) {
   // round to nearest even; a NaN keeps its sign and becomes quiet
@@ -104,13 +105,18 @@ DF_INLINE float largest(Vec v) {
 }
 
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
-/// one half of every pair as floats and the rows are widened before.
+/// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
 template <> struct Product<float> {
   static constexpr int unit = 1;
   static constexpr bool widens = false;
   static DF_INLINE Vec a(const float* p) { return set1(*p); }
   static DF_INLINE Vec b(const float* p) { return load(p); }
+  static DF_INLINE Vec widen(const int8_t* p, float* wide) {
+    const Vec v = load(p);
+    store(wide, v);
+    return v;
+  }
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 };
 template <> struct Product<bf16> {

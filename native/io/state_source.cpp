@@ -88,10 +88,12 @@ Tensor RandomSource::read(const std::string& name) {
     normal_.resize(size_t(kDrawn));
     TorchGenerator(0).normal(normal_.data(), kDrawn);
   }
-  const bool matrix = info.shape.rank() >= 2, bias = name.size() >= 4 && name.compare(name.size() - 4, 4, "bias") == 0;
+  const bool matrix = info.shape.rank() >= 2;
   const int64_t n = info.shape.numel();
-  const float mean = matrix || bias ? 0.0f : 1.0f;
-  const float scale = matrix ? float(1 / std::sqrt(double(n) / double(info.shape[0]))) : 0.1f;
+  float mean = matrix || name.ends_with("bias") ? 0.0f : 1.0f;
+  float scale = matrix ? float(1 / std::sqrt(double(n) / double(info.shape[0]))) : 0.1f;
+  for (const auto& [suffix, factor] : factors_)
+    if (name.ends_with(suffix)) mean *= factor, scale *= factor;
   const int64_t start = hash(name) % kDrawn;
   Tensor t = Tensor::empty(info.shape, info.dtype, kCpu);
   switch (info.dtype) {

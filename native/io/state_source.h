@@ -48,12 +48,15 @@ class SafetensorsSource : public StateSource {
 class RandomSource : public StateSource {
  public:
   explicit RandomSource(const std::vector<TensorInfo>& tensors);
+  /// Multiplies the tensors whose names end in `suffix`.
+  void scale(const std::string& suffix, float factor) { factors_.emplace_back(suffix, factor); }
   std::vector<std::string> names() const override;
   TensorInfo describe(const std::string& name) const override;
   Tensor read(const std::string& name) override;
 
  private:
   std::map<std::string, TensorInfo> tensors_;
+  std::vector<std::pair<std::string, float>> factors_;
   std::vector<float> normal_;
 };
 

@@ -75,9 +75,9 @@ MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64
   });
 }
 
-MemoryPlan plan_t5(const T5Config& config, DType dtype, int64_t batch, int64_t tokens) {
+MemoryPlan plan_t5(const T5Config& config, DType dtype, bool int8_weights, int64_t batch, int64_t tokens) {
   const size_t base = memory_stats(kMeta).current;
-  T5Encoder encoder(config, dtype, kMeta);
+  T5Encoder encoder(config, dtype, kMeta, int8_weights);
   RandomSource source(encoder.parameters());
   encoder.load(source);
   return measure(base, [&](WorkCounter&) {

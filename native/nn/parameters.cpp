@@ -65,8 +65,8 @@ std::string list_names(const std::vector<std::string>& names, size_t limit) {
   return s;
 }
 
-ParameterStore::ParameterStore(std::string model, DType dtype, Device device)
-    : model_(std::move(model)), dtype_(dtype), device_(device) {
+ParameterStore::ParameterStore(std::string model, DType dtype, Device device, bool int8_weights)
+    : model_(std::move(model)), dtype_(dtype), device_(device), int8_weights_(int8_weights) {
   DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "%s: dtype must be f32 or bf16, got %s", model_.c_str(),
            dtype_name(dtype));
 }
@@ -83,7 +83,7 @@ Parameter& ParameterStore::declare(const std::vector<std::string>& names, const 
 
 const Weight* ParameterStore::weight(const std::vector<std::string>& names, const Shape& shape) {
   Parameter& p = declare(names, shape);
-  p.dtype = dtype_;
+  p.dtype = int8_weights_ ? DType::F32 : dtype_;  // int8 values are rounded from what the file holds
   p.packed = true;
   return &p.weight;
 }
@@ -158,7 +158,7 @@ void ParameterStore::load_parameter(Parameter& p, const std::vector<Tensor>& par
     plain = stacked.reshape(all);
   }
   if (plain.device() != device_) plain = ops::to_device(plain, device_);
-  if (p.packed) p.weight = ops::pack(plain, p.dtype);
+  if (p.packed) p.weight = int8_weights_ ? ops::pack_int8(plain, dtype_) : ops::pack(plain, dtype_);
   else p.value = ops::copy(plain, p.dtype);  // never a view of the source
 }
 
@@ -249,9 +249,11 @@ std::vector<NamedTensor> ParameterStore::state_dict() const {
 
 size_t ParameterStore::bytes() const {
   size_t bytes = 0;
-  for (const Parameter& p : parameters_)
-    bytes += !loaded_ ? size_t(p.shape.numel()) * p.names.size() * dtype_size(p.dtype)
-                      : p.packed ? p.weight.data.bytes() : p.value.bytes();
+  for (const Parameter& p : parameters_) {
+    const size_t values = size_t(p.shape.numel()) * p.names.size(), outputs = size_t(p.shape[0]) * p.names.size();
+    if (loaded_) bytes += p.packed ? p.weight.bytes() : p.value.bytes();
+    else bytes += p.packed && int8_weights_ ? values + outputs * sizeof(float) : values * dtype_size(p.dtype);
+  }
   return bytes;
 }
 

@@ -21,7 +21,7 @@ using LoadProgress = std::function<void(double done, double total)>;
 struct Parameter {
   std::vector<std::string> names;
   Shape shape;              ///< of each of `names` in the file: (O, I), (O, I, kh, kw), (C), …
-  DType dtype = DType::F32; ///< as stored
+  DType dtype = DType::F32; ///< as stored, and given back; f32 for int8 weights
   bool packed = false;      ///< a `weight` for products; otherwise a plain `value`
   Weight weight;
   Tensor value;             ///< (names.size() * C) for vectors, else the shape in the file
@@ -29,8 +29,9 @@ struct Parameter {
 
 class ParameterStore {
  public:
-  /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16).
-  ParameterStore(std::string model, DType dtype, Device device);
+  /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16); with
+  /// `int8_weights` as int8 (ops::pack_int8; linear layers only), and given back multiplied out in float32.
+  ParameterStore(std::string model, DType dtype, Device device, bool int8_weights = false);
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
@@ -73,6 +74,7 @@ class ParameterStore {
   std::string model_;
   DType dtype_;
   Device device_;
+  bool int8_weights_;
   bool loaded_ = false;
   std::deque<Parameter> parameters_;                                        // a deque: pointers stay valid
   std::unordered_map<std::string, std::pair<size_t, int64_t>> index_;       // name → parameter, part

@@ -18,7 +18,10 @@ class Backend {
   // ---- weights
   /// Packs a plain weight (O, kh, kw, I) of any floating dtype into the layout for products in `dtype`.
   virtual Weight pack(const Tensor& plain, DType dtype) = 0;
-  /// Back to (O, kh, kw, I) in the dtype of `plain` (exact when the dtypes agree).
+  /// A finite plain weight (O, I) as int8 (see quantize_row in cpu/quantize.h) for products in `dtype`: the layout of
+  /// `pack` with one byte per value, and the scales.
+  virtual Weight pack_int8(const Tensor& plain, DType dtype) = 0;
+  /// Back to (O, kh, kw, I) in the dtype of `plain` (exact when the dtypes agree); int8 is multiplied out in float32.
   virtual void unpack(Tensor& plain, const Weight& weight) = 0;
   /// Bytes that `pack` keeps for such a weight.
   virtual size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) = 0;

@@ -8,6 +8,7 @@ namespace df::ops {
 Tensor conv2d(const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e, Tensor into) {
   check_activations("conv2d", "x", x, 4);
   check_weight("conv2d", x, w);
+  DF_CHECK(!w.int8(), "conv2d: weight must be packed in %s, got int8 (for linear layers)", dtype_name(w.dtype));
   DF_CHECK(p.stride >= 1, "conv2d: stride must be at least 1, got %d", p.stride);
   DF_CHECK(p.padding >= 0, "conv2d: padding must not be negative, got %d", p.padding);
   const int64_t height = x.dim(1) + 2 * p.padding - w.kernel_h, width = x.dim(2) + 2 * p.padding - w.kernel_w;

@@ -19,6 +19,16 @@ class MetaBackend : public Backend {
     w.data = Tensor::empty({int64_t(bytes)}, DType::U8, plain.device());
     return w;
   }
+  Weight pack_int8(const Tensor& plain, DType dtype) override {
+    Weight w;
+    w.out = plain.dim(0);
+    w.in = plain.dim(1);
+    w.dtype = dtype;
+    const size_t values = packed_bytes(w.out, 1, 1, w.in, dtype) / dtype_size(dtype);
+    w.data = Tensor::empty({int64_t(values)}, DType::U8, plain.device());
+    w.scales = Tensor::empty({w.out}, DType::F32, plain.device());
+    return w;
+  }
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override {
     return cpu_backend(cpu_isa()).packed_bytes(out, kernel_h, kernel_w, in, dtype);
   }

@@ -10,6 +10,9 @@ namespace df::ops {
 // ---- linear.cpp, conv2d.cpp
 /// Packs (O, I) or (O, kh, kw, I) for products in `dtype` on the device of `plain`.
 Weight pack(const Tensor& plain, DType dtype);
+/// Packs (O, I) as int8 with one float32 scale per output, for products in `dtype` with float32 accumulation. The values
+/// must be finite.
+Weight pack_int8(const Tensor& plain, DType dtype);
 /// The plain weight (O, kh, kw, I) in `dtype`.
 Tensor unpack(const Weight& weight, DType dtype);
 /// x (…, I) → (…, O).

@@ -13,10 +13,13 @@ enum class Resample { NearestUp2, AverageDown2 };
 /// (out, kernel_h, kernel_w, in). `layout` is private to the backend that packed it; 0 is plain row-major (O, kh, kw, I).
 struct Weight {
   int64_t out = 0, kernel_h = 1, kernel_w = 1, in = 0;
-  DType dtype = DType::F32;
+  DType dtype = DType::F32;  ///< of the x that it multiplies
   int layout = 0;
-  Tensor data;
+  Tensor data;    ///< values of `dtype`, or with `scales` int8 values in a tensor of u8
+  Tensor scales;  ///< (out) float32: the weight of output o is scales[o] * data[o]; undefined when data is of `dtype`
   bool defined() const { return data.defined(); }
+  bool int8() const { return scales.defined(); }
+  size_t bytes() const { return data.bytes() + (int8() ? scales.bytes() : 0); }
 };
 
 /// What is done to a product before it is stored: y = (x·w + bias + residual) * scale, rounded once.

@@ -118,6 +118,34 @@ describe('what it writes', () => {
   });
 });
 
+describe('--t5-dtype', () => {
+  test('int8: in the settings, with its own cache entries', async () => {
+    const env = { IF_CACHE_DIR: path.join(dir, 'cache-t5') };
+    const args = ['a red apple', '--stage1', TINY, '--steps', '2', '--seed', '5'];
+    const draw = async (file: string, ...more: string[]): Promise<Outcome> => run([...args, ...more, '--out', file], env);
+    await draw('full.png');
+    const int8 = await draw('int8.png', '--t5-dtype', 'int8');
+    expect(int8.code).toBe(0);
+    expect(int8.stderr).toMatch(/text_encoder: loading/);
+    expect(int8.stderr).toMatch(/seed 5, f32, T5 int8/);
+    expect((await draw('again.png', '--t5-dtype', 'int8')).stderr).not.toMatch(/text_encoder: loading/);
+    expect((await draw('bf16.png', '--t5-dtype', 'int8', '--dtype', 'bf16')).stderr).toMatch(/text_encoder: loading/);
+    const stages = [{ timesteps: 2, guidance: 7, noiseLevel: 250 }];
+    const settings = async (file: string): Promise<unknown> => JSON.parse((await readPngText(path.join(dir, file)))['settings']!);
+    expect(await settings('int8.png')).toEqual({ dtype: 'f32', t5Dtype: 'int8', stages });
+    expect(await settings('full.png')).toEqual({ dtype: 'f32', stages });
+    const pixels = (file: string): Promise<Buffer> => sharp(path.join(dir, file)).raw().toBuffer();
+    expect(await pixels('again.png')).toEqual(await pixels('int8.png'));
+    expect(await pixels('full.png')).not.toEqual(await pixels('int8.png'));
+  });
+  test('f32 beside networks in bf16', async () => {
+    await tiny('--dtype', 'bf16', '--t5-dtype', 'f32', '--out', 'mixed.png');
+    expect(JSON.parse((await readPngText(path.join(dir, 'mixed.png')))['settings']!)).toMatchObject({ dtype: 'bf16', t5Dtype: 'f32' });
+    await tiny('--dtype', 'bf16', '--t5-dtype', 'bf16', '--out', 'same.png');
+    expect(JSON.parse((await readPngText(path.join(dir, 'same.png')))['settings']!)).not.toHaveProperty('t5Dtype');
+  });
+});
+
 describe('what it refuses', () => {
   test('arguments', async () => {
     await expectRefused(run([]), 2, /missing required argument 'prompt'/);
@@ -132,6 +160,7 @@ describe('what it refuses', () => {
     await expectRefused(tiny('--width', '0'), 2, /width must be a multiple of 4/);
     await expectRefused(tiny('--num-images', '0'), 2, /numImages/);
     await expectRefused(tiny('--dtype', 'f16'), 2, /Allowed choices are f32, bf16/);
+    await expectRefused(tiny('--t5-dtype', 'fp8'), 2, /Allowed choices are f32, bf16, int8/);
     await expectRefused(tiny('--device', 'tpu'), 2, /expected cpu/);
     await expectRefused(tiny('--threads', '-3'), 2, /threads/);
     await expectRefused(tiny('--out', 'picture.gif'), 2, /expected FILE.png or FILE.safetensors/);

@@ -107,6 +107,6 @@ test('options of the wrong name or type', async () => {
 
 test('a plan that cannot fit is refused', async () => {
   const plan = [{ component: 'stage1', weightBytes: 1e15, activationBytes: 1e6 }];
-  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'f32'), /stage1 needs 1000000\.\d GB .*use --dtype bf16/);
+  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'f32', 'f32'), /stage1 needs 1000000\.\d GB .*use --dtype bf16/);
   await expectIFError('OUT_OF_MEMORY', async () => (await stage1()).generate({ ...short, height: 16384, width: 16384 }), /activations/);
 });

@@ -17,10 +17,10 @@ const plan: CascadePlan = [
 
 test('refused when the largest component does not fit, accepted when it does', async () => {
   // 8.6 GB + 2 GB with a fifth more + 0.3 GB
-  expect(() => checkPlan(plan, 'bf16', 11.3 * GB + 1e6)).not.toThrow();
-  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'bf16', 11.3 * GB - 1e6), 'stage1 needs 11.3 GB', 'weights 8.6 GB', 'activations 2.0 GB in bf16', 'fewer pictures or a smaller size');
-  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'f32', 1 * GB), 'text_encoder needs 9.8 GB', '1.0 GB are available', '--dtype bf16');
-  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'bf16', NaN), 'text_encoder');
+  expect(() => checkPlan(plan, 'bf16', 'bf16', 11.3 * GB + 1e6)).not.toThrow();
+  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'bf16', 'bf16', 11.3 * GB - 1e6), 'stage1 needs 11.3 GB', 'weights 8.6 GB', 'activations 2.0 GB in bf16', 'fewer pictures or a smaller size');
+  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'f32', 'f32', 1 * GB), 'text_encoder needs 9.8 GB', '1.0 GB are available', 'use --t5-dtype bf16 or int8');
+  await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'bf16', 'bf16', NaN), 'text_encoder');
 });
 
 test('a cascade that cannot fit is refused before anything is loaded', async () => {

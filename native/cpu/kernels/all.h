@@ -15,6 +15,7 @@ constexpr CpuKernels kTable = {
     kTileRows,
     {Product<float>::unit, Product<bf16>::unit},
     {gemm<float>, gemm<bf16>},
+    {gemm_int8<float>, gemm_int8<bf16>},
     {pack<float>, pack<bf16>},
     {unpack<float>, unpack<bf16>},
     {attention_pack<float>, attention_pack<bf16>},

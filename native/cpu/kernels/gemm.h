@@ -11,6 +11,7 @@ template <class T> struct TileTarget {
   bool resume = false;       // start from the partial sums
   T* const* y = nullptr;     // a pointer per row, or null
   const T* const* residual = nullptr;
+  const float* weight_scale = nullptr;  // factors of the columns, before bias
   const float* bias = nullptr;
   float scale = 1;
   int columns = kPanel;      // columns of this panel that exist
@@ -33,16 +34,22 @@ DF_INLINE void multiply_half(int64_t pairs, const float* wide, int64_t stride, c
   }
 }
 
-/// acc += rows × panel over `steps` units of K.
-template <class T, int ROWS, int VECTORS>
-DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], const T* panel, Vec (&acc)[ROWS][VECTORS]) {
+/// acc += rows × panel over `steps` units of K. An int8 panel is left in `widened` as T on the way: beside the multiply
+/// that costs little, because other execution units convert.
+template <class T, class Stored, int ROWS, int VECTORS>
+DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], const Stored* panel, T* widened,
+                                Vec (&acc)[ROWS][VECTORS]) {
   typedef Product<T> P;
   if constexpr (!P::widens) {
 #pragma GCC unroll 2
     for (int64_t k = 0; k < steps; k++) {
       Vec b[VECTORS];
 #pragma GCC unroll 4
-      for (int j = 0; j < VECTORS; j++) b[j] = P::b(panel + (k * kTileVectors + j) * kLanes * P::unit);
+      for (int j = 0; j < VECTORS; j++) {
+        const int64_t at = (k * kTileVectors + j) * kLanes * P::unit;
+        if constexpr (sizeof(Stored) == sizeof(T)) b[j] = P::b(panel + at);
+        else b[j] = P::widen(panel + at, widened + at);
+      }
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; i++) {
         const Vec a = P::a(row[i] + k * P::unit);
@@ -73,11 +80,16 @@ DF_INLINE void multiply_segment(int64_t steps, const T* const (&row)[ROWS], cons
   }
 }
 
+template <int ROWS, int VECTORS> DF_INLINE void scale_columns(Vec (&acc)[ROWS][VECTORS], int j, Vec scale) {
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; i++) acc[i][j] = acc[i][j] * scale;
+}
+
 /// The first VECTORS vectors of a panel's columns. a: ROWS row pointers per segment, K contiguous; b: one packed block
 /// per segment; `steps` units of K in each.
-template <class T, int ROWS, int VECTORS>
-__attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const T* const* b,
-                                    const TileTarget<T>& t) {
+template <class T, int ROWS, int VECTORS, class Stored = T>
+__attribute__((noinline)) void tile(int segments, int64_t steps, const T* const* a, const Stored* const* b,
+                                    const TileTarget<T>& t, T* widened = nullptr) {
   Vec acc[ROWS][VECTORS];
   if (t.resume) {
 #pragma GCC unroll 8
@@ -94,8 +106,9 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
     const T* row[ROWS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++) row[i] = a[i];
-    const T* panel = b[s];
-    multiply_segment<T, ROWS, VECTORS>(steps, row, panel, acc);
+    const Stored* panel = b[s];
+    multiply_segment<T, Stored, ROWS, VECTORS>(steps, row, panel, widened, acc);
+    if constexpr (sizeof(Stored) != sizeof(T)) widened += steps * Product<T>::unit * kPanel;
   }
   if (!t.y) {
 #pragma GCC unroll 8
@@ -109,6 +122,7 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
   for (int j = 0; j < VECTORS; j++) {
     const int n = t.columns - j * kLanes, c = j * kLanes;
     if (n >= kLanes) {
+      if (t.weight_scale) scale_columns(acc, j, load(t.weight_scale + c));
       const Vec bias = t.bias ? load(t.bias + c) : set1(0);
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; i++) {
@@ -117,6 +131,7 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
         store(t.y[i] + c, v * scale);
       }
     } else if (n > 0) {
+      if (t.weight_scale) scale_columns(acc, j, load_n(t.weight_scale + c, n));
       const Vec bias = t.bias ? load_n(t.bias + c, n) : set1(0);
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; i++) {
@@ -128,16 +143,17 @@ __attribute__((noinline)) void tile(int segments, int64_t steps, const T* const*
   }
 }
 
-template <class T, int ROWS = kTileRows, int VECTORS = kTileVectors>
-DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const T* const* b,
-                        const TileTarget<T>& t) {
+template <class T, int ROWS = kTileRows, int VECTORS = kTileVectors, class Stored = T>
+DF_INLINE void run_tile(int rows, int segments, int64_t steps, const T* const* a, const Stored* const* b,
+                        const TileTarget<T>& t, T* widened = nullptr) {
   if constexpr (VECTORS > 1) {
-    if (t.columns <= (VECTORS - 1) * kLanes) return run_tile<T, ROWS, VECTORS - 1>(rows, segments, steps, a, b, t);
+    if (t.columns <= (VECTORS - 1) * kLanes)
+      return run_tile<T, ROWS, VECTORS - 1, Stored>(rows, segments, steps, a, b, t, widened);
   }
   if constexpr (ROWS > 1) {
-    if (rows < ROWS) return run_tile<T, ROWS - 1, VECTORS>(rows, segments, steps, a, b, t);
+    if (rows < ROWS) return run_tile<T, ROWS - 1, VECTORS, Stored>(rows, segments, steps, a, b, t, widened);
   }
-  tile<T, ROWS, VECTORS>(segments, steps, a, b, t);
+  tile<T, ROWS, VECTORS, Stored>(segments, steps, a, b, t, widened);
 }
 
 /// Rows of the next tile. The last kTileRows+1 … 2*kTileRows-1 rows become two nearly equal tiles: one of 1 or 2 rows
@@ -172,11 +188,16 @@ DF_INLINE void gather_rows(const GemmProblem& g, int64_t m, int rows, int tap, i
   }
 }
 
-template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t end, int64_t panel, float* partial) {
-  const GemmProblem& g = *problem;
+/// Stored: T, or int8_t: a K block of the panel is then widened into `widened` once for all rows, by the first tile or
+/// before it. (Up to 127 is exact in bf16.)
+template <class T, class Stored>
+DF_INLINE void multiply_panel(const GemmProblem& g, int64_t begin, int64_t end, int64_t panel, float* partial,
+                              T* widened) {
   constexpr int unit = Product<T>::unit;
-  const T* weight = static_cast<const T*>(g.weight) + panel * g.taps * g.in * kPanel;
+  constexpr bool int8 = sizeof(Stored) != sizeof(T), tile_widens = int8 && !Product<T>::widens;
+  const Stored* weight = static_cast<const Stored*>(g.weight) + panel * g.taps * g.in * kPanel;
   const T* a[kMaxBlockTaps * kTileRows];
+  const Stored* stored[kMaxBlockTaps];
   const T* b[kMaxBlockTaps];
   T* y[kTileRows];
   const T* residual[kTileRows];
@@ -184,17 +205,26 @@ template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t 
     const int taps = smaller(g.block_taps, g.taps - tap);
     for (int64_t channel = 0; channel < g.in; channel += g.block_channels) {
       const int64_t channels = smaller(g.block_channels, g.in - channel);
-      for (int q = 0; q < taps; q++) b[q] = weight + ((tap + q) * g.in + channel) * kPanel;
+      for (int q = 0; q < taps; q++) {
+        stored[q] = weight + ((tap + q) * g.in + channel) * kPanel;
+        if constexpr (int8) b[q] = widened + q * channels * kPanel;
+        else b[q] = stored[q];
+        if constexpr (int8 && !tile_widens)
+          for (int64_t i = 0; i < channels * kPanel; i += kLanes)
+            store(widened + q * channels * kPanel + i, load(stored[q] + i));
+      }
       const bool last = tap + taps == g.taps && channel + channels == g.in;
       TileTarget<T> t;
       t.resume = tap > 0 || channel > 0;
       t.y = last ? y : nullptr;
       t.residual = g.residual ? residual : nullptr;
+      t.weight_scale = int8 ? g.weight_scale + panel * kPanel : nullptr;
       t.bias = g.bias ? g.bias + panel * kPanel : nullptr;
       t.scale = g.scale;
       t.columns = int(smaller<int64_t>(kPanel, g.out - panel * kPanel));
-      for (int64_t m = begin; m < end;) {
-        const int rows = next_rows(end - m);
+      int rows = 0;
+      for (int64_t m = begin; m < end; m += rows) {
+        rows = next_rows(end - m);
         gather_rows(g, m, rows, tap, taps, channel, a);
         for (int i = 0; i < rows; i++) {
           y[i] = static_cast<T*>(g.y) + (m + i) * g.y_stride + panel * kPanel;
@@ -202,9 +232,23 @@ template <class T> void gemm(const GemmProblem* problem, int64_t begin, int64_t 
             residual[i] = static_cast<const T*>(g.residual) + (m + i) * g.residual_stride + panel * kPanel;
         }
         t.partial = partial + (m - begin) * kPanel;
+        if constexpr (tile_widens) {
+          if (m == begin) {
+            run_tile<T, kTileRows, kTileVectors, Stored>(rows, taps, channels / unit, a, stored, t, widened);
+            continue;
+          }
+        }
         run_tile<T>(rows, taps, channels / unit, a, b, t);
-        m += rows;
       }
     }
   }
+}
+
+template <class T> void gemm(const GemmProblem* g, int64_t begin, int64_t end, int64_t panel, float* partial) {
+  multiply_panel<T, T>(*g, begin, end, panel, partial, nullptr);
+}
+
+template <class T>
+void gemm_int8(const GemmProblem* g, int64_t begin, int64_t end, int64_t panel, float* partial, void* widened) {
+  multiply_panel<T, int8_t>(*g, begin, end, panel, partial, static_cast<T*>(widened));
 }

@@ -14,7 +14,7 @@ struct Geometry {
 };
 
 void convolve(Tensor& y, const Tensor& x, const Weight& w, const Geometry& g, const Epilogue& e) {
-  const auto xs = reference::load(x), ws = reference::load(w.data), bias = reference::load(e.bias),
+  const auto xs = reference::load(x), ws = reference::load(w), bias = reference::load(e.bias),
              residual = reference::load(e.residual);
   parallel_for(y.rows(), [&](int64_t row, int) {  // row: one output pixel
     const int64_t ow = row % g.out_width, oh = row / g.out_width % g.out_height, n = row / (g.out_width * g.out_height);

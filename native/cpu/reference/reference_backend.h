@@ -11,6 +11,7 @@ class ReferenceBackend : public Backend {
 
   // reference/weights.cpp
   Weight pack(const Tensor& plain, DType dtype) override;
+  Weight pack_int8(const Tensor& plain, DType dtype) override;
   void unpack(Tensor& plain, const Weight& weight) override;
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override;
 

@@ -15,6 +15,15 @@ std::vector<double> load(const Tensor& x) {
   return v;
 }
 
+std::vector<double> load(const Weight& w) {
+  if (!w.int8()) return load(w.data);
+  const auto scales = load(w.scales);
+  const auto* q = reinterpret_cast<const int8_t*>(w.data.data<uint8_t>());
+  std::vector<double> v(size_t(w.out * w.in));
+  for (size_t i = 0; i < v.size(); i++) v[i] = q[i] * scales[i / size_t(w.in)];
+  return v;
+}
+
 void store_row(const Tensor& y, int64_t row, const double* values) {
   with_float_type(y, [&](auto* data) {
     using T = std::remove_reference_t<decltype(*data)>;

@@ -22,6 +22,8 @@ template <class F> void with_float_type(const Tensor& t, F f) {
 
 /// All elements in row-major order, strides resolved; empty for an undefined tensor.
 std::vector<double> load(const Tensor& x);
+/// The same of a weight that the reference backend packed; int8 multiplied out (exact in double).
+std::vector<double> load(const Weight& w);
 /// Writes one row (the last dimension) of y, each value rounded to its dtype.
 void store_row(const Tensor& y, int64_t row, const double* values);
 double activate(double v, Activation kind);
