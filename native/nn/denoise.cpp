@@ -25,7 +25,7 @@ template <class F> MemoryPlan measure(size_t base, F run) {
   execution.work = &work;
   ExecutionScope scope(execution);
   run();
-  plan.activation_bytes = memory_stats(kMeta).peak - base - plan.weight_bytes;
+  plan.activation_bytes = memory_stats(kMeta).peak - base - plan.weight_bytes + work.scratch_bytes;
   plan.flops = work.flops;
   return plan;
 }

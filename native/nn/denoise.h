@@ -23,7 +23,7 @@ ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const D
 /// What a stage needs, from the meta backend: no arithmetic is done.
 struct MemoryPlan {
   size_t weight_bytes = 0;      ///< packed weights
-  size_t activation_bytes = 0;  ///< largest sum of live tensors of one step beyond the weights
+  size_t activation_bytes = 0;  ///< largest sum of live tensors of one step beyond the weights, and kernel scratch
   double flops = 0;             ///< of one step
 };
 /// One sampling step of `batch` pictures (doubled when `guided`) of height × width with `tokens` text tokens.
