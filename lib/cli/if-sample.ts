@@ -32,6 +32,7 @@ interface Flags {
   width?: number;
   numImages: number;
   dtype?: DType;
+  exact: boolean;
   device: string;
   threads: number;
   out?: string;
@@ -75,6 +76,7 @@ const program = new Command('if-sample')
   .option('--width <px>', 'width of stage I', integer)
   .option('--num-images <n>', 'pictures per prompt', integer, 1)
   .addOption(new Option('--dtype <type>', 'arithmetic (default: f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
+  .option('--exact', 'convolutions as direct sums: slower, with less rounding error', false)
   .option('--device <name>', 'cpu or cuda', 'cpu')
   .option('--threads <n>', 'CPU threads, 0 = all cores', integer, 0)
   .option('--out <file>', 'FILE.png, or FILE.safetensors (key "images", float32 NCHW in [-1, 1])')
@@ -91,7 +93,7 @@ await runCli(program, async (signal) => {
   const plan = await outputPlan(flags.out, prompts[0]!);
   const cascade = await Cascade.load({
     ...pick(flags, ['stage1', 'stage2', 'stage3', 'variant', 'dtype']),
-    device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
+    exact: flags.exact, device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
   });
   const report = new ProgressReport(process.stderr, flags.verbose);
   const timesteps = flags.timesteps ?? flags.steps;

@@ -50,7 +50,7 @@ export async function saveResult(result: GenerateResult, plan: OutputPlan, about
 }
 
 async function saveImages(images: Images, stem: string, plan: OutputPlan, result: GenerateResult, about: { prompts: string[]; negative: string; numImages: number }): Promise<string[]> {
-  const settings = JSON.stringify({ dtype: result.dtype, stages: result.settings });
+  const settings = JSON.stringify({ dtype: result.dtype, exact: result.exact, stages: result.settings });
   const common = { 'negative prompt': about.negative, seed: String(result.seed), settings, Software: 'deepfloyd-if' };
   if (plan.format === 'safetensors') {
     const file = `${stem}.safetensors`;

@@ -24,6 +24,8 @@ export interface CascadeOptions {
   variant?: 'fp16' | 'bf16';
   /** Arithmetic. Left out: f32 where the memory plan allows it, else bf16. */
   dtype?: DType;
+  /** Convolutions as direct sums: slower, with less rounding error (see UNetOptions). Default: false. */
+  exact?: boolean;
   /** `cpu` (default), `cuda`, … */
   device?: string;
   /** CPU threads; 0 (default) = the cores that this process may use. */
@@ -63,6 +65,7 @@ export interface GenerateResult {
   /** What was used, per stage. */
   settings: StageSettings[];
   dtype: DType;
+  exact: boolean;
 }
 
 /** A DeepFloyd IF cascade: T5 and one to three pixel-diffusion stages, loaded one at a time. */
@@ -74,6 +77,7 @@ export class Cascade {
     readonly textEncoder: TextEncoderFiles,
     readonly device: string,
     private readonly dtype: DType | undefined,
+    private readonly exact: boolean,
     private readonly cacheDir: string | null,
   ) {}
 
@@ -100,7 +104,7 @@ export class Cascade {
     });
     const defaults = await Promise.all(stages.map((stage) => sampleDefaults(stage)));
     const cacheDir = options.cacheDir === undefined ? defaultCacheDir() : options.cacheDir;
-    return new Cascade(stages, defaults, textEncoder, device, options.dtype, cacheDir);
+    return new Cascade(stages, defaults, textEncoder, device, options.dtype, options.exact ?? false, cacheDir);
   }
 
   /**
@@ -138,14 +142,14 @@ export class Cascade {
         const [height, width] = sizes[i]!;
         pictures.push(await stage.sample({
           text, negativeText: settings[i]!.guidance > 1 ? negativeText : undefined, batch, height, width,
-          lowRes: pictures[i - 1], generator, settings: settings[i]!, dtype, device: this.device, index: i + 1, onProgress, signal,
+          lowRes: pictures[i - 1], generator, settings: settings[i]!, dtype, exact: this.exact, device: this.device, index: i + 1, onProgress, signal,
         }));
       }
     } finally {
       negativeText?.dispose();
       addon.dispose(generator);
     }
-    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype };
+    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, exact: this.exact };
   }
 
   /** Height and width of every stage. */
@@ -180,7 +184,7 @@ export class Cascade {
   private async plan(batch: number, sizes: [number, number][], settings: StageSettings[]): Promise<{ plan: CascadePlan; dtype: DType }> {
     const of = (dtype: DType): Promise<CascadePlan> => planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
       stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
-    })), dtype);
+    })), dtype, this.exact);
     if (this.dtype) {
       const plan = await of(this.dtype);
       checkPlan(plan, this.dtype);

@@ -10,7 +10,7 @@ import type { Stage } from './stage.js';
 /** One component is resident at a time: the peak of a cascade is its largest entry. */
 export type CascadePlan = { component: string; weightBytes: number; activationBytes: number }[];
 
-// Node, the addon, scratch of the kernels, page tables.
+// Node, the addon, small scratch of the kernels, page tables.
 const OVERHEAD_BYTES = 300e6;
 
 /** What every component needs, from the meta backend; nothing is loaded. */
@@ -18,11 +18,12 @@ export async function planCascade(
   t5: T5Config,
   stages: { stage: Stage; batch: number; height: number; width: number; guided: boolean }[],
   dtype: DType,
+  exact: boolean,
 ): Promise<CascadePlan> {
   const encoder = await T5Encoder.plan(t5, dtype, 2, PROMPT_TOKENS);
   const plan: CascadePlan = [{ component: 'text_encoder', weightBytes: encoder.weightBytes, activationBytes: encoder.activationBytes }];
   for (const [i, { stage, batch, height, width, guided }] of stages.entries()) {
-    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided);
+    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided, exact);
     plan.push({ component: `stage${i + 1}`, weightBytes, activationBytes });
   }
   return plan;

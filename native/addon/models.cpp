@@ -12,16 +12,25 @@ namespace {
 
 CancelFlag read_flag(const Napi::Value& v) { return unwrap_optional<std::atomic<bool>>(v, "cancel"); }
 
-// (config: string, dtype, device): Promise<Model>
-template <class Model, class Config> Napi::Value create(const Napi::CallbackInfo& info) {
+// (config: string, dtype, device, …): Promise<Model>; what else the constructor takes is in `more`
+template <class Model, class Config, class... More>
+Napi::Value create(const Napi::CallbackInfo& info, More... more) {
   const Config config = Config::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const Device device = read_device(info[2], "device");
   return run_command(info.Env(), device, nullptr, [=]() -> Deliver {
-    auto model = std::make_shared<Model>(config, dtype, device);
+    auto model = std::make_shared<Model>(config, dtype, device, more...);
     return [model](Napi::Env env) { return wrap(env, model, int64_t(model->weight_bytes())); };
   });
 }
+
+// unetCreate(config, dtype, device, exact: boolean): Promise<UNet>
+Napi::Value unet_create(const Napi::CallbackInfo& info) {
+  return create<UNet, UNetConfig>(info, read_boolean(info[3], "exact"));
+}
+
+// t5Create(config, dtype, device): Promise<T5Encoder>
+Napi::Value t5_create(const Napi::CallbackInfo& info) { return create<T5Encoder, T5Config>(info); }
 
 // (model, files: string[], onProgress?: (done, total) => void, cancel?): Promise<void>
 template <class Model> Napi::Value load(const Napi::CallbackInfo& info) {
@@ -67,15 +76,15 @@ Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan) {
   return o;
 }
 
-// planUnet(config, dtype, batch, height, width, tokens, guided): Promise<{ weightBytes, activationBytes, flops }>
+// planUnet(config, dtype, batch, height, width, tokens, guided, exact): Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
   const UNetConfig config = UNetConfig::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const int64_t batch = read_integer(info[2], "batch", 1, 1 << 16), height = read_integer(info[3], "height", 1, 1 << 16),
                 width = read_integer(info[4], "width", 1, 1 << 16), tokens = read_integer(info[5], "tokens", 1, 1 << 16);
-  const bool guided = read_boolean(info[6], "guided");
+  const bool guided = read_boolean(info[6], "guided"), exact = read_boolean(info[7], "exact");
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided);
+    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided, exact);
     return [plan](Napi::Env env) { return plan_object(env, plan); };
   });
 }
@@ -151,14 +160,14 @@ Napi::Value unet_forward(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void bind_models(Napi::Env env, Napi::Object exports) {
-  bind<create<UNet, UNetConfig>>(env, exports, "unetCreate");
+  bind<unet_create>(env, exports, "unetCreate");
   bind<load<UNet>>(env, exports, "unetLoad");
   bind<load_random<UNet>>(env, exports, "unetLoadRandom");
   bind<describe<UNet>>(env, exports, "unetInfo");
   bind<unet_prepare>(env, exports, "unetPrepare");
   bind<unet_forward>(env, exports, "unetForward");
   bind<plan_unet_binding>(env, exports, "planUnet");
-  bind<create<T5Encoder, T5Config>>(env, exports, "t5Create");
+  bind<t5_create>(env, exports, "t5Create");
   bind<load<T5Encoder>>(env, exports, "t5Load");
   bind<load_random<T5Encoder>>(env, exports, "t5LoadRandom");
   bind<describe<T5Encoder>>(env, exports, "t5Info");

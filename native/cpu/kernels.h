@@ -79,6 +79,7 @@ struct CpuKernels {
   int panel;      ///< output columns of a packed panel
   int tile_rows;  ///< rows of the register tile
   int unit[2];    ///< consecutive k stored side by side in a panel, per type
+  int product_rate[2];  ///< multiply-adds of a type in the time of one of float32
 
   /// Rows [begin, end) × one panel. `partial`: (end - begin) * panel floats, 64-byte aligned; for several K blocks.
   void (*gemm[2])(const GemmProblem*, int64_t begin, int64_t end, int64_t panel, float* partial);

@@ -19,7 +19,8 @@ class Module {
   Device device() const { return parameters_.device(); }
 
  protected:
-  Module(std::string name, DType dtype, Device device) : parameters_(std::move(name), dtype, device) {}
+  Module(std::string name, DType dtype, Device device, bool exact = false)
+      : parameters_(std::move(name), dtype, device, exact) {}
   ParameterStore parameters_;
 };
 

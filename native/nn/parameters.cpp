@@ -63,8 +63,8 @@ std::string list_names(const std::vector<std::string>& names, size_t limit) {
   return s;
 }
 
-ParameterStore::ParameterStore(std::string model, DType dtype, Device device)
-    : model_(std::move(model)), dtype_(dtype), device_(device) {
+ParameterStore::ParameterStore(std::string model, DType dtype, Device device, bool exact)
+    : model_(std::move(model)), dtype_(dtype), device_(device), exact_(exact) {
   DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "%s: dtype must be f32 or bf16, got %s", model_.c_str(),
            dtype_name(dtype));
 }

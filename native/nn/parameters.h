@@ -30,7 +30,8 @@ struct Parameter {
 class ParameterStore {
  public:
   /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16).
-  ParameterStore(std::string model, DType dtype, Device device);
+  /// `exact`: their sums are computed directly, never by a faster form with larger rounding errors.
+  ParameterStore(std::string model, DType dtype, Device device, bool exact = false);
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
@@ -60,6 +61,7 @@ class ParameterStore {
   size_t bytes() const;
 
   DType dtype() const { return dtype_; }
+  bool exact() const { return exact_; }
   Device device() const { return device_; }
 
  private:
@@ -73,6 +75,7 @@ class ParameterStore {
   std::string model_;
   DType dtype_;
   Device device_;
+  bool exact_;
   bool loaded_ = false;
   std::deque<Parameter> parameters_;                                        // a deque: pointers stay valid
   std::unordered_map<std::string, std::pair<size_t, int64_t>> index_;       // name → parameter, part

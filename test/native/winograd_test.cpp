@@ -221,6 +221,28 @@ const Registration batches([](Suite& suite) {
           check_batch_independence(cpu_backend(isa.name), dtype, algorithm);
         });
 
+  // The choice depends on one image and the weight; in between, either may be right.
+  for (const CpuIsa& isa : cpu_isas())
+    suite.add(std::string("winograd is chosen where it pays isa=") + isa.name, [=] {
+      if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
+      Backend& backend = cpu_backend(isa.name);
+      const auto chosen = [&](int64_t items, int64_t side, int64_t in, int64_t out, DType dtype, ConvAlgorithm algorithm) {
+        Weight w;
+        w.out = out, w.kernel_h = w.kernel_w = 3, w.in = in, w.dtype = dtype;
+        return backend.conv2d_scratch_bytes({items, side, side, in}, w, {1, 1, algorithm}) > 0;
+      };
+      const bool has_winograd = std::string(isa.name) != "reference";
+      for (DType dtype : {DType::F32, DType::BF16})
+        for (int64_t items : {1, 2, 9}) {
+          for (int64_t side : {16, 32, 64, 256})
+            CHECK(chosen(items, side, 320, 320, dtype, ConvAlgorithm::Fastest) == has_winograd);
+          for (int64_t side : {1, 2, 3, 4, 5}) CHECK(!chosen(items, side, 320, 320, dtype, ConvAlgorithm::Fastest));
+          CHECK(!chosen(items, 64, 3, 320, dtype, ConvAlgorithm::Fastest));
+          CHECK(!chosen(items, 64, 320, 320, dtype, ConvAlgorithm::Direct));
+          CHECK(chosen(items, 1, 1, 1, dtype, ConvAlgorithm::Winograd) == has_winograd);
+        }
+    });
+
   // What is not a 3×3 convolution of stride 1 and padding 1 is computed directly.
   for (const CpuIsa& isa : cpu_isas())
     suite.add(std::string("winograd of other convolutions is direct isa=") + isa.name, [=] {

@@ -15,6 +15,7 @@ constexpr CpuKernels kTable = {
     kPanel,
     kTileRows,
     {Product<float>::unit, Product<bf16>::unit},
+    {1, Product<bf16>::widens ? 1 : 2},
     {gemm<float>, gemm<bf16>},
     {winograd_input<float>, winograd_input<bf16>},
     {winograd_multiply<float>, winograd_multiply<bf16>},
