@@ -18,6 +18,7 @@ const USAGE = `usage: npm run bench -- KIND [options]
              a pipeline folder DIR: its weights, with load_s, the seconds to load them
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
+  --exact    convolutions as direct sums (unet-step, conv)
   --dtype f32|bf16 (bf16); t5 and gemm: int8, weights only, multiplied in bf16
   --threads N (0 = all cores)  --runs N (5)  --json`;
 
@@ -27,12 +28,14 @@ const { positionals, values } = parseArgs({
     config: { type: 'string' }, dtype: { type: 'string', default: 'bf16' }, batch: { type: 'string', default: '2' },
     size: { type: 'string' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
     shape: { type: 'string' }, layers: { type: 'string' }, json: { type: 'boolean', default: false },
+    exact: { type: 'boolean', default: false },
   },
 });
 const kind = positionals[0];
 const int8Weights = values.dtype === 'int8' && (kind === 't5' || kind === 'gemm');
 const dtype = (int8Weights ? 'bf16' : values.dtype) as DType;
 const device = 'cpu:0';
+const exact = values.exact;
 const batch = positive(values.batch, '--batch');
 const runs = positive(values.runs, '--runs');
 
@@ -84,8 +87,8 @@ async function unetStep(): Promise<Measurement> {
   const name = values.config ?? stop('--config is missing');
   const parsed: UNetConfig = parseUNetConfig(await componentConfig(name, 'unet'), name);
   const size = values.size ? positive(values.size, '--size') : parsed.sampleSize ?? 64;
-  const plan = await UNet.plan(parsed, dtype, batch, size, size, PROMPT_TOKENS, false);
-  const { model: unet, facts } = await loaded(name, 'unet', (files) => UNet.load(parsed, files, { dtype, device }), () => UNet.random(parsed, { dtype, device }));
+  const plan = await UNet.plan(parsed, dtype, batch, size, size, PROMPT_TOKENS, false, exact);
+  const { model: unet, facts } = await loaded(name, 'unet', (files) => UNet.load(parsed, files, { dtype, device, exact }), () => UNet.random(parsed, { dtype, device, exact }));
   const generator = addon.generatorCreate(0n);
   const x = new Tensor(await addon.randn(generator, [batch, parsed.inChannels, size, size], device));
   const text = Tensor.from(new Float32Array(batch * PROMPT_TOKENS * parsed.encoderHidDim).map((_, i) => Math.sin(i)), [batch, PROMPT_TOKENS, parsed.encoderHidDim], device);
@@ -93,7 +96,7 @@ async function unetStep(): Promise<Measurement> {
   const timesteps = new Array<number>(batch).fill(500);
   const labels = parsed.classEmbedType ? new Array<number>(batch).fill(250) : undefined;
   const seconds = await timed(async () => (await unet.forward(x, timesteps, cond, labels)).dispose());
-  return { what: { config: name, batch, size, ...unet.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  return { what: { config: name, batch, size, exact, ...unet.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
 }
 
 async function t5(): Promise<Measurement> {
@@ -120,7 +123,7 @@ async function gemm(): Promise<Measurement> {
 
 async function conv(): Promise<Measurement> {
   const [b, px, cin, cout] = shape(4) as [number, number, number, number];
-  return { what: { batch: b, size: px, in: cin, out: cout }, seconds: await addon.benchConv(b, px, cin, cout, dtype, runs), flop: 2 * b * px * px * 9 * cin * cout };
+  return { what: { batch: b, size: px, in: cin, out: cout, exact }, seconds: await addon.benchConv(b, px, cin, cout, dtype, exact, runs), flop: 2 * b * px * px * 9 * cin * cout };
 }
 
 const kinds: Record<string, () => Promise<Measurement>> = { 'unet-step': unetStep, t5, gemm, conv };

@@ -87,7 +87,8 @@ export interface Addon {
   /** Every tensor of a file, as float32. */
   safetensorsLoad(path: string, cancel?: CancelToken | null): Promise<Record<string, TensorHandle>>;
 
-  unetCreate(config: string, dtype: DType, device: string): Promise<UNetHandle>;
+  /** `exact`: convolutions are direct sums, instead of the fastest algorithm. */
+  unetCreate(config: string, dtype: DType, device: string, exact: boolean): Promise<UNetHandle>;
   unetLoad(unet: UNetHandle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random weights, for benchmarks. */
   unetLoadRandom(unet: UNetHandle, cancel?: CancelToken | null): Promise<void>;
@@ -96,7 +97,7 @@ export interface Addon {
   unetPrepare(unet: UNetHandle, text: TensorHandle, pooledText: TensorHandle | null, cancel?: CancelToken | null): Promise<ConditioningHandle>;
   /** x (B, H, W, C) float32 → (B, H, W, out_channels) float32. */
   unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean): Promise<MemoryPlan>;
+  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, exact: boolean): Promise<MemoryPlan>;
 
   /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
   t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
@@ -109,8 +110,8 @@ export interface Addon {
 
   /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
   benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number): Promise<number[]>;
-  /** Seconds of each run of a 3×3 convolution, stride 1, padding 1. */
-  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, runs: number): Promise<number[]>;
+  /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `exact`: as a direct sum. */
+  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, exact: boolean, runs: number): Promise<number[]>;
   /**
    * Writes random weights of a whole model, for benchmarks, tensor by tensor: PREFIX.safetensors, or
    * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.

@@ -33,6 +33,7 @@ interface Flags {
   numImages: number;
   dtype?: DType;
   t5Dtype?: T5DType;
+  exact: boolean;
   device: string;
   threads: number;
   out?: string;
@@ -77,6 +78,7 @@ const program = new Command('if-sample')
   .option('--num-images <n>', 'pictures per prompt', integer, 1)
   .addOption(new Option('--dtype <type>', 'arithmetic (default: f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
   .addOption(new Option('--t5-dtype <type>', 'text encoder (default: as --dtype); int8: half the memory of bf16').choices(['f32', 'bf16', 'int8']))
+  .option('--exact', 'convolutions as direct sums: slower, with less rounding error', false)
   .option('--device <name>', 'cpu or cuda', 'cpu')
   .option('--threads <n>', 'CPU threads, 0 = all cores', integer, 0)
   .option('--out <file>', 'FILE.png, or FILE.safetensors (key "images", float32 NCHW in [-1, 1]); default: PROMPT-SEED.png')
@@ -94,7 +96,7 @@ await runCli(program, async (signal) => {
   const plan = await outputPlan(flags.out, prompts[0]!, seedUsed);
   const cascade = await Cascade.load({
     ...pick(flags, ['stage1', 'stage2', 'stage3', 'variant', 'dtype', 't5Dtype']),
-    device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
+    exact: flags.exact, device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
   });
   const report = new ProgressReport(process.stderr, flags.verbose);
   const timesteps = flags.timesteps ?? flags.steps;

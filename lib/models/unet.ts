@@ -10,6 +10,11 @@ export interface LoadOptions {
   signal?: AbortSignal;
 }
 
+export interface UNetOptions extends LoadOptions {
+  /** Convolutions as direct sums. Default (false): by Winograd's F(4×4, 3×3) where it is faster; float32 results differ by a few 1e-6. */
+  exact?: boolean;
+}
+
 /** A UNet2DConditionModel in memory, ready to run. */
 export class UNet {
   readonly handle: UNetHandle;
@@ -25,7 +30,7 @@ export class UNet {
    * Makes the network and fills it from safetensors files.
    * @throws IFError `WEIGHTS` with every missing, unexpected and misshapen tensor; `FILE_FORMAT`, `OUT_OF_MEMORY`, `CANCELLED`
    */
-  static async load(config: UNetConfig, files: string[], options: LoadOptions): Promise<UNet> {
+  static async load(config: UNetConfig, files: string[], options: UNetOptions): Promise<UNet> {
     const unet = await UNet.create(config, options);
     try {
       await withProgress(options, (onProgress, token) => addon.unetLoad(unet.handle, files, onProgress, token));
@@ -37,19 +42,19 @@ export class UNet {
   }
 
   /** A network with random weights, for benchmarks. */
-  static async random(config: UNetConfig, options: LoadOptions): Promise<UNet> {
+  static async random(config: UNetConfig, options: UNetOptions): Promise<UNet> {
     const unet = await UNet.create(config, options);
     await withSignal(options.signal, (token) => addon.unetLoadRandom(unet.handle, token));
     return unet;
   }
 
-  private static async create(config: UNetConfig, options: LoadOptions): Promise<UNet> {
-    return new UNet(await addon.unetCreate(JSON.stringify(config), options.dtype, options.device), config, options.device);
+  private static async create(config: UNetConfig, options: UNetOptions): Promise<UNet> {
+    return new UNet(await addon.unetCreate(JSON.stringify(config), options.dtype, options.device, options.exact ?? false), config, options.device);
   }
 
   /** What one step of `batch` pictures needs, before anything is loaded. `guided` doubles the batch. */
-  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean): Promise<MemoryPlan> {
-    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided);
+  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, exact: boolean): Promise<MemoryPlan> {
+    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, exact);
   }
 
   get info(): { parameters: number; weightBytes: number } {

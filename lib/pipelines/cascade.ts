@@ -28,6 +28,8 @@ export interface CascadeOptions {
   dtype?: DType;
   /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`. */
   t5Dtype?: T5DType;
+  /** Convolutions as direct sums: slower, with less rounding error (see UNetOptions). Default: false. */
+  exact?: boolean;
   /** `cpu` (default), `cuda`, … */
   device?: string;
   /** CPU threads; 0 (default) = the cores that this process may use. */
@@ -68,6 +70,7 @@ export interface GenerateResult {
   settings: StageSettings[];
   dtype: DType;
   t5Dtype: T5DType;
+  exact: boolean;
 }
 
 /** A DeepFloyd IF cascade: T5 and one to three pixel-diffusion stages, loaded one at a time. */
@@ -80,6 +83,7 @@ export class Cascade {
     readonly device: string,
     private readonly dtype: DType | undefined,
     private readonly t5Dtype: T5DType | undefined,
+    private readonly exact: boolean,
     private readonly cacheDir: string | null,
   ) {}
 
@@ -90,7 +94,7 @@ export class Cascade {
   static async load(options: CascadeOptions = {}): Promise<Cascade> {
     checkOptions('load', options, {
       stage1: isString, stage2: isString, stage3: isString, device: isString, variant: (v) => v === 'fp16' || v === 'bf16',
-      dtype: (v) => v === 'f32' || v === 'bf16', t5Dtype: (v) => v === 'f32' || v === 'bf16' || v === 'int8', threads: isNumber, cacheDir: (v) => v === null || isString(v),
+      dtype: (v) => v === 'f32' || v === 'bf16', t5Dtype: (v) => v === 'f32' || v === 'bf16' || v === 'int8', exact: (v) => typeof v === 'boolean', threads: isNumber, cacheDir: (v) => v === null || isString(v),
     });
     const device = resolveDevice(options.device ?? 'cpu');
     if (options.threads !== undefined) setThreads(device, options.threads);
@@ -111,7 +115,7 @@ export class Cascade {
     });
     const defaults = await Promise.all(stages.map((stage) => sampleDefaults(stage)));
     const cacheDir = options.cacheDir === undefined ? defaultCacheDir() : options.cacheDir;
-    return new Cascade(stages, defaults, textEncoder, device, options.dtype, options.t5Dtype, cacheDir);
+    return new Cascade(stages, defaults, textEncoder, device, options.dtype, options.t5Dtype, options.exact ?? false, cacheDir);
   }
 
   /**
@@ -156,14 +160,14 @@ export class Cascade {
         const [height, width] = sizes[i]!;
         pictures.push(await stage.sample({
           text, negativeText: settings[i]!.guidance > 1 ? negativeText : undefined, batch, height, width,
-          lowRes: pictures[i - 1], generator, settings: settings[i]!, dtype, device: this.device, index: i + 1, onProgress, signal,
+          lowRes: pictures[i - 1], generator, settings: settings[i]!, dtype, exact: this.exact, device: this.device, index: i + 1, onProgress, signal,
         }));
       }
     } finally {
       negativeText?.dispose();
       addon.dispose(generator);
     }
-    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype };
+    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype, exact: this.exact };
   }
 
   /** Height and width of every stage. */
@@ -200,7 +204,7 @@ export class Cascade {
       const t5Dtype = this.t5Dtype ?? dtype;
       const plan = await planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
         stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
-      })), dtype, t5Dtype);
+      })), dtype, t5Dtype, this.exact);
       checkPlan(plan, dtype, t5Dtype);
       return { plan, dtype };
     };

@@ -12,27 +12,25 @@ namespace {
 
 CancelFlag read_flag(const Napi::Value& v) { return unwrap_optional<std::atomic<bool>>(v, "cancel"); }
 
-// unetCreate(config: string, dtype, device): Promise<UNet>
-Napi::Value unet_create(const Napi::CallbackInfo& info) {
-  const UNetConfig config = UNetConfig::from_json(read_string(info[0], "config"));
+// (config: string, dtype, device, option): Promise<Model>; `option` is the constructor's last argument
+template <class Model, class Config> Napi::Value create(const Napi::CallbackInfo& info, bool option) {
+  const Config config = Config::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const Device device = read_device(info[2], "device");
   return run_command(info.Env(), device, nullptr, [=]() -> Deliver {
-    auto model = std::make_shared<UNet>(config, dtype, device);
+    auto model = std::make_shared<Model>(config, dtype, device, option);
     return [model](Napi::Env env) { return wrap(env, model, int64_t(model->weight_bytes())); };
   });
 }
 
-// t5Create(config: string, dtype, device, int8Weights: boolean): Promise<T5Encoder>
+// unetCreate(config, dtype, device, exact: boolean): Promise<UNet>
+Napi::Value unet_create(const Napi::CallbackInfo& info) {
+  return create<UNet, UNetConfig>(info, read_boolean(info[3], "exact"));
+}
+
+// t5Create(config, dtype, device, int8Weights: boolean): Promise<T5Encoder>
 Napi::Value t5_create(const Napi::CallbackInfo& info) {
-  const T5Config config = T5Config::from_json(read_string(info[0], "config"));
-  const DType dtype = read_dtype(info[1], "dtype");
-  const Device device = read_device(info[2], "device");
-  const bool int8_weights = read_boolean(info[3], "int8Weights");
-  return run_command(info.Env(), device, nullptr, [=]() -> Deliver {
-    auto model = std::make_shared<T5Encoder>(config, dtype, device, int8_weights);
-    return [model](Napi::Env env) { return wrap(env, model, int64_t(model->weight_bytes())); };
-  });
+  return create<T5Encoder, T5Config>(info, read_boolean(info[3], "int8Weights"));
 }
 
 // (model, files: string[], onProgress?: (done, total) => void, cancel?): Promise<void>
@@ -88,15 +86,15 @@ Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan) {
   return o;
 }
 
-// planUnet(config, dtype, batch, height, width, tokens, guided): Promise<{ weightBytes, activationBytes, flops }>
+// planUnet(config, dtype, batch, height, width, tokens, guided, exact): Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
   const UNetConfig config = UNetConfig::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const int64_t batch = read_integer(info[2], "batch", 1, 1 << 16), height = read_integer(info[3], "height", 1, 1 << 16),
                 width = read_integer(info[4], "width", 1, 1 << 16), tokens = read_integer(info[5], "tokens", 1, 1 << 16);
-  const bool guided = read_boolean(info[6], "guided");
+  const bool guided = read_boolean(info[6], "guided"), exact = read_boolean(info[7], "exact");
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided);
+    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided, exact);
     return [plan](Napi::Env env) { return plan_object(env, plan); };
   });
 }

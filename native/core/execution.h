@@ -1,15 +1,17 @@
 // What the ops of the running command may use and must heed: threads, the cancel flag, the work counter.
 #pragma once
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "core/parallel.h"
 
 namespace df {
 
-/// Work done by the ops of one execution: 2 × multiply-adds of convolutions, linears and attention.
+/// Work done by the ops of one execution.
 struct WorkCounter {
-  double flops = 0;
+  double flops = 0;          ///< 2 × multiply-adds of convolutions (of the direct form), linears and attention
+  size_t scratch_bytes = 0;  ///< most that the kernels of one op keep between calls; counted on the meta device only
 };
 
 struct Execution {

@@ -7,6 +7,9 @@
 
 namespace df {
 
+/// Bytes of zeros that stand for the pixels outside of an image.
+constexpr int64_t kZeroBytes = 64 << 10;
+
 class CpuBackend : public ReferenceBackend {
  public:
   /// `name` as in "cpu/avx2"; both must outlive the backend.
@@ -24,6 +27,9 @@ class CpuBackend : public ReferenceBackend {
   // cpu_products.cpp
   void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
   void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
+
+  // cpu_winograd.cpp
+  size_t conv2d_scratch_bytes(const Shape& x, const Weight& w, const Conv2dParams& p) override;
 
   // cpu_attention.cpp
   void attention(Tensor& y, const Tensor& q, const AttentionParams& p) override;
@@ -61,7 +67,16 @@ class CpuBackend : public ReferenceBackend {
   int64_t panels(int64_t columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
   void check_layout(const char* op, const Weight& w) const;
   void unpack_int8(Tensor& plain, const Weight& w) const;
-  void multiply(const char* op, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
+  void set_operands(GemmProblem& g, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
+  void multiply(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
+  /// Tiles of a block: their windows and products stay in L3, and the transform of the weights that they share is a small
+  /// part of the time.
+  int64_t block_tiles() const { return 21 * kernels_.tile_rows; }
+  double winograd_gain(int64_t height, int64_t width, const Weight& w) const;
+  bool use_winograd(const Shape& x, const Weight& w, const Conv2dParams& p) const;
+  /// Sizes and strides of one block of tiles; no addresses.
+  WinogradProblem plan_winograd(const Shape& x, const Weight& w) const;
+  void winograd(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
 
   const char* name_;
   const CpuKernels& kernels_;

@@ -17,7 +17,7 @@ constexpr int64_t kBlockRows = 512;
 constexpr int64_t kEnoughItems = 64, kFewestRows = 64;
 
 // What taps outside of the image read.
-alignas(64) const char kZeros[64 << 10] = {};
+alignas(64) const char kZeros[kZeroBytes] = {};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -42,14 +42,28 @@ int64_t plan_block_rows(int64_t rows, int64_t panels, int64_t tile_rows) {
 
 }  // namespace
 
-void CpuBackend::multiply(const char* op, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e,
-                          GemmProblem& g) const {
-  check_layout(op, w);
-  const int type = int(w.dtype);
-  const int64_t value_size = int64_t(dtype_size(w.dtype)), rows = y.rows();
+void CpuBackend::set_operands(GemmProblem& g, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const {
   g.in = padded(w.in, w.dtype);
   g.x = x.raw();
   g.x_stride = x.row_stride();
+  g.weight = w.data.raw();
+  g.weight_scale = w.int8() ? w.scales.data<float>() : nullptr;
+  g.out = w.out;
+  g.taps = int(w.kernel_h * w.kernel_w);
+  g.kernel_w = int(w.kernel_w);
+  g.bias = e.bias.defined() ? e.bias.data<float>() : nullptr;
+  g.residual = e.residual.raw();
+  g.residual_stride = e.residual.row_stride();
+  g.scale = e.scale;
+  g.y = y.raw();
+  g.y_stride = y.row_stride();
+  g.zeros = kZeros;
+}
+
+void CpuBackend::multiply(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const {
+  set_operands(g, y, x, w, e);
+  const int type = int(w.dtype);
+  const int64_t value_size = int64_t(dtype_size(w.dtype)), rows = y.rows();
   if (g.in != w.in) {
     // rows of whole units, because the kernel reads units and nothing may be read behind a row
     char* wide = static_cast<char*>(scratch(Scratch::Rows, size_t(x.rows() * g.in * value_size)));
@@ -63,18 +77,6 @@ void CpuBackend::multiply(const char* op, Tensor& y, const Tensor& x, const Weig
     g.x = wide;
     g.x_stride = g.in;
   }
-  g.weight = w.data.raw();
-  g.weight_scale = w.int8() ? w.scales.data<float>() : nullptr;
-  g.out = w.out;
-  g.taps = int(w.kernel_h * w.kernel_w);
-  g.kernel_w = int(w.kernel_w);
-  g.bias = e.bias.defined() ? e.bias.data<float>() : nullptr;
-  g.residual = e.residual.raw();
-  g.residual_stride = e.residual.row_stride();
-  g.scale = e.scale;
-  g.y = y.raw();
-  g.y_stride = y.row_stride();
-  g.zeros = kZeros;
   plan_k_blocks(g, kernels_.panel, kernels_.unit[type], value_size);
   const bool one_block = g.block_taps == g.taps && g.block_channels == g.in;
   const int64_t count = panels(w.out), block = plan_block_rows(rows, count, kernels_.tile_rows);
@@ -92,12 +94,15 @@ void CpuBackend::multiply(const char* op, Tensor& y, const Tensor& x, const Weig
 }
 
 void CpuBackend::linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) {
+  check_layout("linear", w);
   GemmProblem g = {};
   g.direct = 1;
-  multiply("linear", y, x, w, e, g);
+  multiply(y, x, w, e, g);
 }
 
 void CpuBackend::conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) {
+  check_layout("conv2d", w);
+  if (use_winograd(x.shape(), w, p)) return winograd(y, x, w, e);
   GemmProblem g = {};
   g.direct = w.kernel_h == 1 && w.kernel_w == 1 && p.stride == 1 && p.padding == 0;
   g.height = x.dim(1);
@@ -106,7 +111,7 @@ void CpuBackend::conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2
   g.out_width = y.dim(2);
   g.stride = p.stride;
   g.padding = p.padding;
-  multiply("conv2d", y, x, w, e, g);
+  multiply(y, x, w, e, g);
 }
 
 }  // namespace df

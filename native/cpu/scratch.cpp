@@ -1,13 +1,17 @@
 #include "cpu/scratch.h"
 
 #include <cstdlib>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "core/error.h"
 
 namespace df {
 namespace {
 
-constexpr int kPurposes = int(Scratch::Coefficients) + 1;
+constexpr size_t kHuge = size_t(2) << 20;  // a huge page
+constexpr int kPurposes = int(Scratch::Transformed) + 1;
 
 struct Buffers {
   void* data[kPurposes] = {};
@@ -26,11 +30,14 @@ void* scratch(Scratch purpose, size_t bytes) {
     free(buffers.data[i]);
     buffers.data[i] = nullptr;
     buffers.size[i] = 0;
-    const size_t size = (bytes + 4095) / 4096 * 4096;
-    if (posix_memalign(&buffers.data[i], 4096, size) != 0) {
+    const size_t alignment = bytes >= kHuge ? kHuge : 4096, size = (bytes + alignment - 1) / alignment * alignment;
+    if (posix_memalign(&buffers.data[i], alignment, size) != 0) {
       buffers.data[i] = nullptr;
       fail(ErrorCode::OutOfMemory, "cpu: cannot allocate %.1f MB of scratch memory", double(size) / 1e6);
     }
+#if defined(__linux__)
+    if (size >= kHuge) madvise(buffers.data[i], size, MADV_HUGEPAGE);
+#endif
     buffers.size[i] = size;
   }
   return buffers.data[i];

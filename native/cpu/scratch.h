@@ -4,7 +4,7 @@
 
 namespace df {
 
-enum class Scratch { Partial, Packed, Scores, Weights, Rows, Statistics, Coefficients };
+enum class Scratch { Partial, Packed, Scores, Weights, Rows, Statistics, Coefficients, Windows, Transformed };
 
 /// At least `bytes` bytes, 64-byte aligned, uninitialised. Valid until the same thread asks for the same purpose again;
 /// other threads may use it meanwhile. Throws OUT_OF_MEMORY.

@@ -80,6 +80,12 @@ DF_INLINE float largest(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+/// The first or second elements of 8 pairs, as floats.
+DF_INLINE Vec load_half(const bf16* p, int half) {
+  const __m256i v = _mm256_load_si256((const __m256i*)p);
+  return _mm256_castsi256_ps(half ? _mm256_and_si256(v, _mm256_set1_epi32(int(0xffff0000u))) : _mm256_slli_epi32(v, 16));
+}
+
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
 /// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
@@ -98,9 +104,5 @@ template <> struct Product<float> {
 template <> struct Product<bf16> {
   static constexpr int unit = 2;
   static constexpr bool widens = true;
-  static DF_INLINE Vec b(const bf16* p, int half) {
-    const __m256i v = _mm256_load_si256((const __m256i*)p);
-    return _mm256_castsi256_ps(half ? _mm256_and_si256(v, _mm256_set1_epi32(int(0xffff0000u)))
-                                   : _mm256_slli_epi32(v, 16));
-  }
+  static DF_INLINE Vec b(const bf16* p, int half) { return load_half(p, half); }
 };

@@ -69,6 +69,12 @@ DF_INLINE Vec square(Vec v, Vec& error) {
 DF_INLINE float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 DF_INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
 
+/// The first or second elements of 16 pairs, as floats.
+DF_INLINE Vec load_half(const bf16* p, int half) {
+  const __m512i v = _mm512_load_si512((const void*)p);
+  return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u))) : _mm512_slli_epi32(v, 16));
+}
+
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
 /// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
@@ -98,10 +104,6 @@ template <> struct Product<bf16> {
   static DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
 #else
   static constexpr bool widens = true;
-  static DF_INLINE Vec b(const bf16* p, int half) {
-    const __m512i v = _mm512_load_si512((const void*)p);
-    return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u)))
-                                   : _mm512_slli_epi32(v, 16));
-  }
+  static DF_INLINE Vec b(const bf16* p, int half) { return load_half(p, half); }
 #endif
 };

@@ -104,6 +104,12 @@ DF_INLINE float largest(Vec v) {
   return a < b ? b : a;
 }
 
+/// The first or second elements of 4 pairs, as floats.
+DF_INLINE Vec load_half(const bf16* p, int half) {
+  const Bits v = read<Bits>(p);
+  return (Vec)(half ? v & 0xffff0000u : v << 16);
+}
+
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
 /// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
@@ -122,8 +128,5 @@ template <> struct Product<float> {
 template <> struct Product<bf16> {
   static constexpr int unit = 2;
   static constexpr bool widens = true;
-  static DF_INLINE Vec b(const bf16* p, int half) {
-    const Bits v = read<Bits>(p);
-    return (Vec)(half ? v & 0xffff0000u : v << 16);
-  }
+  static DF_INLINE Vec b(const bf16* p, int half) { return load_half(p, half); }
 };

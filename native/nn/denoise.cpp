@@ -26,7 +26,7 @@ template <class F> MemoryPlan measure(size_t base, F run) {
   execution.work = &work;
   ExecutionScope scope(execution);
   run(work);
-  plan.activation_bytes = memory_stats(kMeta).peak - base - plan.weight_bytes;
+  plan.activation_bytes = memory_stats(kMeta).peak - base - plan.weight_bytes + work.scratch_bytes;
   plan.flops = work.flops;
   return plan;
 }
@@ -58,9 +58,9 @@ ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const D
 }
 
 MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t height, int64_t width, int64_t tokens,
-                     bool guided) {
+                     bool guided, bool exact) {
   const size_t base = memory_stats(kMeta).current;
-  UNet unet(config, dtype, kMeta);
+  UNet unet(config, dtype, kMeta, exact);
   RandomSource source(unet.parameters());
   unet.load(source);
   const int64_t rows = guided ? 2 * batch : batch;

@@ -25,11 +25,13 @@ Tensor Linear::forward(const Tensor& x, const Tensor& residual, const Tensor& in
 Conv2d::Conv2d(ParameterStore& p, const std::string& name, int64_t in, int64_t out, int kernel)
     : weight_(p.weight({name + ".weight"}, {out, in, kernel, kernel})),
       bias_(p.tensor({name + ".bias"}, {out})),
-      padding_(kernel / 2) {}
+      params_{.stride = 1,
+              .padding = kernel / 2,
+              .algorithm = p.exact() ? ConvAlgorithm::Direct : ConvAlgorithm::Fastest} {}
 
 Tensor Conv2d::forward(const Tensor& x, const Tensor& residual, float scale, const Tensor& into) const {
   const Epilogue epilogue{.bias = *bias_, .residual = residual, .scale = scale};
-  return ops::conv2d(x, *weight_, {.stride = 1, .padding = padding_}, epilogue, into);
+  return ops::conv2d(x, *weight_, params_, epilogue, into);
 }
 
 GroupNorm::GroupNorm(ParameterStore& p, const std::string& name, int64_t channels, int groups, float eps)

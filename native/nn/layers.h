@@ -22,7 +22,7 @@ class Linear {
   const Tensor* bias_ = nullptr;
 };
 
-/// Stride 1, padding kernel / 2.
+/// Stride 1, padding kernel / 2. By the fastest algorithm, or directly in an exact model.
 class Conv2d {
  public:
   Conv2d(ParameterStore& p, const std::string& name, int64_t in, int64_t out, int kernel);
@@ -32,7 +32,7 @@ class Conv2d {
  private:
   const Weight* weight_;
   const Tensor* bias_;
-  int padding_;
+  Conv2dParams params_;
 };
 
 class GroupNorm {

@@ -19,8 +19,8 @@ class Module {
   Device device() const { return parameters_.device(); }
 
  protected:
-  Module(std::string name, DType dtype, Device device, bool int8_weights = false)
-      : parameters_(std::move(name), dtype, device, int8_weights) {}
+  Module(std::string name, DType dtype, Device device, WeightOptions options = {})
+      : parameters_(std::move(name), dtype, device, options) {}
   ParameterStore parameters_;
 };
 

@@ -65,8 +65,8 @@ std::string list_names(const std::vector<std::string>& names, size_t limit) {
   return s;
 }
 
-ParameterStore::ParameterStore(std::string model, DType dtype, Device device, bool int8_weights)
-    : model_(std::move(model)), dtype_(dtype), device_(device), int8_weights_(int8_weights) {
+ParameterStore::ParameterStore(std::string model, DType dtype, Device device, WeightOptions options)
+    : model_(std::move(model)), dtype_(dtype), device_(device), options_(options) {
   DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "%s: dtype must be f32 or bf16, got %s", model_.c_str(),
            dtype_name(dtype));
 }
@@ -83,7 +83,7 @@ Parameter& ParameterStore::declare(const std::vector<std::string>& names, const 
 
 const Weight* ParameterStore::weight(const std::vector<std::string>& names, const Shape& shape) {
   Parameter& p = declare(names, shape);
-  p.dtype = int8_weights_ ? DType::F32 : dtype_;  // int8 values are rounded from what the file holds
+  p.dtype = options_.int8 ? DType::F32 : dtype_;  // int8 values are rounded from what the file holds
   p.packed = true;
   return &p.weight;
 }
@@ -158,7 +158,7 @@ void ParameterStore::load_parameter(Parameter& p, const std::vector<Tensor>& par
     plain = stacked.reshape(all);
   }
   if (plain.device() != device_) plain = ops::to_device(plain, device_);
-  if (p.packed) p.weight = int8_weights_ ? ops::pack_int8(plain, dtype_) : ops::pack(plain, dtype_);
+  if (p.packed) p.weight = options_.int8 ? ops::pack_int8(plain, dtype_) : ops::pack(plain, dtype_);
   else p.value = ops::copy(plain, p.dtype);  // never a view of the source
 }
 
@@ -252,7 +252,7 @@ size_t ParameterStore::bytes() const {
   for (const Parameter& p : parameters_) {
     const size_t values = size_t(p.shape.numel()) * p.names.size(), outputs = size_t(p.shape[0]) * p.names.size();
     if (loaded_) bytes += p.packed ? p.weight.bytes() : p.value.bytes();
-    else bytes += p.packed && int8_weights_ ? values + outputs * sizeof(float) : values * dtype_size(p.dtype);
+    else bytes += p.packed && options_.int8 ? values + outputs * sizeof(float) : values * dtype_size(p.dtype);
   }
   return bytes;
 }

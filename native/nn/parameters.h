@@ -27,11 +27,18 @@ struct Parameter {
   Tensor value;             ///< (names.size() * C) for vectors, else the shape in the file
 };
 
+/// How weights are kept and multiplied.
+struct WeightOptions {
+  /// Linear layers as int8 (ops::pack_int8), given back multiplied out in float32. For models of linear layers only.
+  bool int8 = false;
+  /// Sums are computed directly, never by a faster form with larger rounding errors.
+  bool exact = false;
+};
+
 class ParameterStore {
  public:
-  /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16); with
-  /// `int8_weights` as int8 (ops::pack_int8; linear layers only), and given back multiplied out in float32.
-  ParameterStore(std::string model, DType dtype, Device device, bool int8_weights = false);
+  /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16).
+  ParameterStore(std::string model, DType dtype, Device device, WeightOptions options = {});
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
@@ -61,6 +68,7 @@ class ParameterStore {
   size_t bytes() const;
 
   DType dtype() const { return dtype_; }
+  bool exact() const { return options_.exact; }
   Device device() const { return device_; }
 
  private:
@@ -74,7 +82,7 @@ class ParameterStore {
   std::string model_;
   DType dtype_;
   Device device_;
-  bool int8_weights_;
+  WeightOptions options_;
   bool loaded_ = false;
   std::deque<Parameter> parameters_;                                        // a deque: pointers stay valid
   std::unordered_map<std::string, std::pair<size_t, int64_t>> index_;       // name → parameter, part

@@ -32,7 +32,7 @@ Tensor T5Block::forward(const Tensor& x, const Tensor& position_bias, const Tens
 }
 
 T5Encoder::T5Encoder(const T5Config& c, DType dtype, Device device, bool int8_weights)
-    : Module("t5 encoder", dtype, device, int8_weights),
+    : Module("t5 encoder", dtype, device, {.int8 = int8_weights}),
       config_(c),
       embedding_(parameters_.tensor({"shared.weight"}, {c.vocab_size, c.d_model}, dtype)) {
   parameters_.alias("shared.weight", "encoder.embed_tokens.weight");  // one table, saved under one or both names

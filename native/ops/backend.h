@@ -29,6 +29,8 @@ class Backend {
   // ---- products; accumulation in float32 or better, x, residual and y of one dtype = that of the weight
   virtual void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) = 0;
   virtual void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) = 0;
+  /// Bytes of working memory that conv2d keeps between calls, for x (N, H, W, I) and the threads of this execution.
+  virtual size_t conv2d_scratch_bytes(const Shape&, const Weight&, const Conv2dParams&) { return 0; }
   virtual void attention(Tensor& y, const Tensor& q, const AttentionParams& p) = 0;
 
   // ---- normalisation

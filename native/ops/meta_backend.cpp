@@ -1,5 +1,9 @@
 #include "ops/meta_backend.h"
 
+#include <algorithm>
+
+#include "core/execution.h"
+
 namespace df {
 namespace {
 
@@ -35,7 +39,13 @@ class MetaBackend : public Backend {
   void unpack(Tensor&, const Weight&) override {}
 
   void linear(Tensor&, const Tensor&, const Weight&, const Epilogue&) override {}
-  void conv2d(Tensor&, const Tensor&, const Weight&, const Conv2dParams&, const Epilogue&) override {}
+  void conv2d(Tensor&, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue&) override {
+    if (WorkCounter* work = Execution::current().work)
+      work->scratch_bytes = std::max(work->scratch_bytes, conv2d_scratch_bytes(x.shape(), w, p));
+  }
+  size_t conv2d_scratch_bytes(const Shape& x, const Weight& w, const Conv2dParams& p) override {
+    return cpu_backend(cpu_isa()).conv2d_scratch_bytes(x, w, p);
+  }
   void attention(Tensor&, const Tensor&, const AttentionParams&) override {}
   void group_norm(Tensor&, const Tensor&, const GroupNormParams&) override {}
   void layer_norm(Tensor&, const Tensor&, const Tensor&, const Tensor&, float) override {}

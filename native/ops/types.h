@@ -29,10 +29,20 @@ struct Epilogue {
   float scale = 1;
 };
 
+/// Winograd: F(4×4, 3×3), for 3×3 convolutions with stride 1 and padding 1 (others are direct). Its float32 rounding error
+/// is a few times that of the direct sum, and a NaN or infinity of x also reaches other pixels of the 4×4 tiles of outputs
+/// that read it. Backends without it compute directly.
+enum class ConvAlgorithm {
+  Direct,
+  Winograd,
+  Fastest,  ///< one of the two, by the sizes of an image and of the weight, never by the number of images
+};
+
 /// Output pixel (i, j) reads input pixels (i*stride - padding + r, j*stride - padding + s); outside is zero.
 struct Conv2dParams {
   int stride = 1;
   int padding = 0;
+  ConvAlgorithm algorithm = ConvAlgorithm::Direct;
 };
 
 /// y = activation(norm(x) * gamma + beta, then * (1 + scale) + shift); statistics over a group's channels and all pixels

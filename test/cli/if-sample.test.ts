@@ -48,7 +48,7 @@ describe('what it writes', () => {
     expect([width, height]).toEqual([32, 32]);
     const text = await readPngText(path.join(dir, 'a-red-apple-5.png'));
     expect(text).toMatchObject({ prompt: 'A red apple!', 'negative prompt': 'blurry', seed: '5', Software: 'deepfloyd-if' });
-    expect(JSON.parse(text['settings']!)).toEqual({ dtype: 'f32', stages: [{ timesteps: 2, guidance: 3, noiseLevel: 250 }] });
+    expect(JSON.parse(text['settings']!)).toEqual({ dtype: 'f32', exact: false, stages: [{ timesteps: 2, guidance: 3, noiseLevel: 250 }] });
     rmSync(path.join(dir, 'a-red-apple-5.png'));
   });
 
@@ -72,6 +72,15 @@ describe('what it writes', () => {
       await tiny('--dtype', dtype, '--threads', '2', '--out', 'two.safetensors');
       expect(readFileSync(path.join(dir, 'one.safetensors'))).toEqual(readFileSync(path.join(dir, 'two.safetensors')));
     }
+  });
+
+  test('--exact computes other bits, and the file says so', async () => {
+    await tiny('--exact', '--out', 'exact.png');
+    await tiny('--out', 'fast.safetensors');
+    await tiny('--exact', '--out', 'exact.safetensors');
+    expect(JSON.parse((await readPngText(path.join(dir, 'exact.png')))['settings']!)).toMatchObject({ exact: true });
+    const [fast, exact] = ['fast', 'exact'].map((name) => floats(readSafetensors(path.join(dir, `${name}.safetensors`)), 'images'));
+    expect(fast).not.toEqual(exact);
   });
 
   test('--verbose prints the plan, time and GFLOP/s; --version; --help with examples', async () => {

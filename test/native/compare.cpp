@@ -18,6 +18,7 @@ std::string mismatch(const Tensor& got, const Expected& want) {
   double worst_ratio = -1;
   for (size_t i = 0; i < g.size(); i++) {
     double ratio = INFINITY;
+    if (!std::isfinite(g[i]) && !want.may_be_non_finite.empty() && want.may_be_non_finite[i]) continue;
     if (std::isfinite(w[i])) {
       const double allowed = want.error[i] + u * (std::abs(w[i]) + want.error[i]), error = std::abs(g[i] - w[i]);
       if (error <= allowed) continue;

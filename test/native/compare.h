@@ -12,11 +12,13 @@ namespace df::test {
 struct Expected {
   Tensor values;
   std::vector<double> error;
+  /// Elements that may be NaN or infinite although the value is finite; empty: none.
+  std::vector<bool> may_be_non_finite = {};
 };
 
 /// "" when every element of `got` is accepted, else what is wrong with the worst one. Finite elements: |got - want| <=
 /// e + u * (|want| + e), u the unit roundoff of got's dtype (0 for float32: its rounding is part of e). Elsewhere both
-/// must be non-finite.
+/// must be non-finite, but for `may_be_non_finite`.
 std::string mismatch(const Tensor& got, const Expected& want);
 /// "" when shapes, dtypes and bits agree.
 std::string different_bits(const Tensor& a, const Tensor& b);

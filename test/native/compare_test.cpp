@@ -38,6 +38,15 @@ const Registration comparators([](Suite& suite) {
       CHECK(!accepts({1, bad, 1}, {1, 1, 1}));
     }
   });
+  suite.add("comparator lets named elements be NaN or infinite, and no others", [] {
+    Expected expected = want({1, 1, NAN});
+    expected.may_be_non_finite = {true, false, true};
+    const auto accepted = [&](const std::vector<double>& got) {
+      return mismatch(tensor_of({3}, got), expected).empty();
+    };
+    CHECK(accepted({1, 1, NAN}) && accepted({NAN, 1, INFINITY}) && accepted({-INFINITY, 1, NAN}));
+    CHECK(!accepted({1.01, 1, NAN}) && !accepted({1, NAN, NAN}) && !accepted({1, 1, 1}));
+  });
   suite.add("comparator refuses a tolerance that is NaN or missing", [] {
     const Tensor one = tensor_of({1}, {1}), near = tensor_of({1}, {1.0001});
     CHECK(!mismatch(near, {one, {NAN}}).empty());

@@ -1,5 +1,6 @@
 // UNet and T5 encoder against the recorded results of diffusers and transformers (test/golden/README.md: float32 within
-// 1e-5 relative, bfloat16 within 1.25 × the error of torch's own bfloat16).
+// 1e-5 relative, bfloat16 within 1.25 × the error of torch's own bfloat16). UNets are run with direct convolutions
+// (exact) and with the fastest ones, which double the error of float32 at most and are held to the same tolerance.
 #include <cmath>
 #include <map>
 #include <set>
@@ -7,8 +8,10 @@
 #include "core/random.h"
 #include "golden.h"
 #include "harness.h"
+#include "nn/denoise.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
+#include "ops/backend.h"
 #include "ops/ops.h"
 #include "tensors.h"
 
@@ -85,58 +88,75 @@ const Registration gate([](Suite& suite) {
   });
 });
 
-const Registration unets([](Suite& suite) {
-  for (const GoldenUNet& g : kUNets) {
-    suite.add(format("%s f32", g.name), [g] {
-      UNet unet(golden_config(g.folder), DType::F32, kCpu);
-      SafetensorsSource source = unet_source(g.folder);
-      unet.load(source);
-      const auto io = golden(std::string(g.name) + "_io"), acts = golden(std::string(g.name) + "_acts");
-      std::set<std::string> seen;
-      const Tensor out = run_golden(unet, *io, [&](const std::string& module, const Tensor& nhwc) {
-        seen.insert(module);
-        check_activation(module, nhwc, *acts);
-      });
-      for (const std::string& name : acts->names()) {
-        const std::string module = name.substr(0, name.find('@'));
-        if (!seen.count(module) && !is_fused(module)) fail_case("no output of %s was seen", module.c_str());
-      }
-      check_close("out", out, io->tensor("out"), kTolerance);
+// A network of realistic widths; the weights are drawn, not stored (test/golden/wide.json).
+std::map<std::string, Tensor> wide_weights(const Json& recipe) {
+  TorchGenerator generator(uint64_t(recipe.find("seed")->integer()));
+  std::map<std::string, Tensor> weights;
+  for (const Json& parameter : recipe.find("parameters")->items()) {
+    const std::string& name = parameter.items()[0].string();
+    Shape shape;
+    for (const Json& d : parameter.items()[1].items()) shape.push_back(d.integer());
+    Tensor t = Tensor::empty(shape, DType::F32, kCpu);
+    generator.normal(t.data<float>(), t.numel());
+    const bool bias = name.size() > 4 && name.compare(name.size() - 4, 4, "bias") == 0;
+    const float root = float(std::sqrt(double(t.numel() / shape[0])));
+    for (int64_t i = 0; i < t.numel(); i++) {
+      float& v = t.data<float>()[i];
+      v = shape.rank() >= 2 ? v / root : bias ? v * 0.1f : 1 + v * 0.1f;
+    }
+    weights[name] = t;
+  }
+  return weights;
+}
+
+void add_golden_unet(Suite& suite, const GoldenUNet& g, bool exact) {
+  const char* mode = exact ? "exact" : "fast";
+  suite.add(format("%s f32 %s", g.name, mode), [=] {
+    UNet unet(golden_config(g.folder), DType::F32, kCpu, exact);
+    SafetensorsSource source = unet_source(g.folder);
+    unet.load(source);
+    const auto io = golden(std::string(g.name) + "_io"), acts = golden(std::string(g.name) + "_acts");
+    std::set<std::string> seen;
+    const Tensor out = run_golden(unet, *io, [&](const std::string& module, const Tensor& nhwc) {
+      seen.insert(module);
+      check_activation(module, nhwc, *acts);
     });
-    suite.add(format("%s bf16", g.name), [g] {
-      UNet unet(golden_config(g.folder), DType::BF16, kCpu);
-      SafetensorsSource source = unet_source(g.folder);
+    for (const std::string& name : acts->names()) {
+      const std::string module = name.substr(0, name.find('@'));
+      if (!seen.count(module) && !is_fused(module)) fail_case("no output of %s was seen", module.c_str());
+    }
+    check_close("out", out, io->tensor("out"), kTolerance);
+  });
+  suite.add(format("%s bf16 %s", g.name, mode), [=] {
+    UNet unet(golden_config(g.folder), DType::BF16, kCpu, exact);
+    SafetensorsSource source = unet_source(g.folder);
+    unet.load(source);
+    const auto io = golden(std::string(g.name) + "_io");
+    const double torch_error = golden_json("bf16_error.json").find(g.name)->number();
+    check_close("out", run_golden(unet, *io), io->tensor("out"), kBfloat16 * torch_error);
+  });
+}
+
+const Registration unets([](Suite& suite) {
+  for (const bool exact : {true, false}) {
+    for (const GoldenUNet& g : kUNets) add_golden_unet(suite, g, exact);
+    suite.add(format("unet_wide f32 %s", exact ? "exact" : "fast"), [exact] {
+      const Json recipe = golden_json("wide.json");
+      UNet unet(UNetConfig::from_json(normalised_unet_config(*recipe.find("config"))), DType::F32, kCpu, exact);
+      TensorMapSource source(wide_weights(recipe));
       unet.load(source);
-      const auto io = golden(std::string(g.name) + "_io");
-      const double torch_error = golden_json("bf16_error.json").find(g.name)->number();
-      check_close("out", run_golden(unet, *io), io->tensor("out"), kBfloat16 * torch_error);
+      const auto io = golden("wide_io");
+      check_close("out", run_golden(unet, *io), io->tensor("out"), kTolerance);
     });
   }
 
-  // Realistic widths; the weights are drawn, not stored (test/golden/wide.json).
-  suite.add("unet_wide f32", [] {
-    const Json recipe = golden_json("wide.json");
-    TorchGenerator generator(uint64_t(recipe.find("seed")->integer()));
-    std::map<std::string, Tensor> weights;
-    for (const Json& parameter : recipe.find("parameters")->items()) {
-      const std::string& name = parameter.items()[0].string();
-      Shape shape;
-      for (const Json& d : parameter.items()[1].items()) shape.push_back(d.integer());
-      Tensor t = Tensor::empty(shape, DType::F32, kCpu);
-      generator.normal(t.data<float>(), t.numel());
-      const bool bias = name.size() > 4 && name.compare(name.size() - 4, 4, "bias") == 0;
-      const float root = float(std::sqrt(double(t.numel() / shape[0])));
-      for (int64_t i = 0; i < t.numel(); i++) {
-        float& v = t.data<float>()[i];
-        v = shape.rank() >= 2 ? v / root : bias ? v * 0.1f : 1 + v * 0.1f;
-      }
-      weights[name] = t;
-    }
-    UNet unet(UNetConfig::from_json(normalised_unet_config(*recipe.find("config"))), DType::F32, kCpu);
-    TensorMapSource source(std::move(weights));
-    unet.load(source);
-    const auto io = golden("wide_io");
-    check_close("out", run_golden(unet, *io), io->tensor("out"), kTolerance);
+  suite.add("unet plan counts the scratch of fast convolutions", [] {
+    const UNetConfig config = golden_config("tiny-if-I/unet");
+    const auto plan = [&](bool exact) { return plan_unet(config, DType::F32, 1, 64, 64, 8, true, exact); };
+    CHECK(plan(true).flops == plan(false).flops && plan(true).weight_bytes == plan(false).weight_bytes);
+    // 126 tiles or more of 36 values for at least 32 + 32 channels
+    const bool fast = std::string(cpu_isa()) != "reference";
+    CHECK(plan(false).activation_bytes >= plan(true).activation_bytes + (fast ? 126 * 36 * 64 * 4 : 0));
   });
 
   suite.add("unet refuses wrong inputs", [] {

@@ -1,60 +1,9 @@
 // linear and conv2d against the oracle.
-#include <cmath>
-
-#include "op_case.h"
 #include "ops/ops.h"
+#include "product_case.h"
 
 namespace df::test {
 namespace {
-
-struct ProductCase {
-  DType dtype = DType::F32;
-  Layout layout = Layout::Dense;
-  bool bias = true, residual = false;
-  float scale = 1;
-  bool poisoned = false;   // NaN and infinity in x
-  bool one_sign = false;   // nothing cancels: the worst case of an accumulation
-};
-
-std::string describe(const ProductCase& c) {
-  return format("%s%s%s%s%s%s%s", dtype_name(c.dtype), c.layout == Layout::Strided ? " strided" : "",
-                c.bias ? " bias" : "", c.residual ? " residual" : "", c.scale != 1 ? " scale" : "",
-                c.poisoned ? " nan" : "", c.one_sign ? " one_sign" : "");
-}
-
-// The call for x (its shape) times a plain weight; `apply` is linear or conv2d of a backend.
-using Apply = std::function<void(Backend&, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e)>;
-using Op = std::function<Tensor(const Tensor& x, const Weight& w, const Epilogue& e)>;
-
-OpCall product(Random& random, const ProductCase& c, const Shape& x_shape, const Shape& w_shape, const Shape& y_shape,
-               int64_t terms, Apply apply, Op op) {
-  const double low = c.one_sign ? 0 : -1;
-  const Tensor x = random_tensor(random, x_shape, c.dtype, c.layout, low, 1);
-  if (c.poisoned) poison(x);
-  const Tensor w = random_tensor(random, w_shape, c.dtype, Layout::Dense, low, 1);
-  Epilogue e;
-  e.scale = c.scale;
-  if (c.bias) e.bias = random_tensor(random, {w_shape[0]}, DType::F32, Layout::Dense, low, 1);
-  if (c.residual) e.residual = random_tensor(random, y_shape, c.dtype, c.layout, low, 1);
-
-  OpCall call;
-  call.shape = y_shape;
-  call.dtype = c.dtype;
-  call.run = [=](Backend& backend, Tensor& y) { apply(backend, y, x, backend.pack(w, c.dtype), e); };
-  call.op = [=](Device device) {
-    return op(on(x, device), ops::pack(on(w, device), c.dtype), {on(e.bias, device), on(e.residual, device), e.scale});
-  };
-  call.expected = [=] {
-    const auto run = [&](Tensor (*values)(const Tensor&)) {
-      return oracle(y_shape, [&](Backend& backend, Tensor& y) {
-        apply(backend, y, values(x), backend.pack(values(w), DType::F32),
-              {values(e.bias), values(e.residual), std::abs(e.scale)});
-      });
-    };
-    return Expected{run(exact), scaled(run(magnitude), accumulation_error(terms))};  // |err| <= c * eps * sum|a||b|
-  };
-  return call;
-}
 
 void add_linear(Suite& suite, int64_t rows, int64_t in, int64_t out, const ProductCase& c, int64_t items = 1) {
   const std::string name = format("linear items=%lld rows=%lld in=%lld out=%lld ", (long long)items, (long long)rows,
@@ -63,7 +12,7 @@ void add_linear(Suite& suite, int64_t rows, int64_t in, int64_t out, const Produ
     const Shape x_shape = items > 1 ? Shape{items, rows, in} : Shape{rows, in};
     const Shape y_shape = items > 1 ? Shape{items, rows, out} : Shape{rows, out};
     return product(
-        random, c, x_shape, {out, in}, y_shape, in,
+        random, c, x_shape, {out, in}, y_shape, sum_tolerance(in),
         [](Backend& b, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) { b.linear(y, x, w, e); },
         [](const Tensor& x, const Weight& w, const Epilogue& e) { return ops::linear(x, w, e); });
   });
@@ -88,7 +37,7 @@ void add_conv(Suite& suite, const ConvShape& s, const ProductCase& c) {
                         (s.width + 2 * s.padding - s.kernel_w()) / s.stride + 1, s.out};
     return product(
         random, c, {s.items, s.height, s.width, s.in}, {s.out, s.kernel, s.kernel_w(), s.in}, y_shape,
-        s.kernel * s.kernel_w() * s.in,
+        sum_tolerance(s.kernel * s.kernel_w() * s.in),
         [p](Backend& b, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) { b.conv2d(y, x, w, p, e); },
         [p](const Tensor& x, const Weight& w, const Epilogue& e) { return ops::conv2d(x, w, p, e); });
   });

@@ -1,5 +1,6 @@
 // End to end against pictures that diffusers drew from the same files, seeds and settings (golden/pipelines_io and the
-// reference samples of models/if-emoji), in float32; accepted at 2e-3 absolute (golden/README.md).
+// reference samples of models/if-emoji), in float32, with direct convolutions unless said; accepted at 2e-3 absolute
+// (golden/README.md).
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -21,7 +22,7 @@ const cacheDir = mkdtempSync(path.join(os.tmpdir(), 'if-golden-'));
 afterAll(() => rmSync(cacheDir, { recursive: true }));
 
 const io = readSafetensors(golden('pipelines_io.safetensors'));
-const stage1 = (): Promise<Cascade> => Cascade.load({ stage1: I, dtype: 'f32', cacheDir });
+const stage1 = (): Promise<Cascade> => Cascade.load({ stage1: I, dtype: 'f32', exact: true, cacheDir });
 
 function expectPicture(images: Images, name: string): void {
   expect(images.shape).toEqual(io.get(name)!.shape);
@@ -31,6 +32,14 @@ function expectPicture(images: Images, name: string): void {
 test('text to image', async () => {
   const { images } = await (await stage1()).generate({ prompt: PROMPT, seed: 0, timesteps: [6] });
   expectPicture(images, 'dream_I');
+});
+
+test('the same picture with the default, faster convolutions, and not the same bits', async () => {
+  const exact = await (await stage1()).generate({ prompt: PROMPT, seed: 0, timesteps: [6] });
+  const fast = await (await Cascade.load({ stage1: I, dtype: 'f32', cacheDir })).generate({ prompt: PROMPT, seed: 0, timesteps: [6] });
+  expectPicture(fast.images, 'dream_I');
+  expect([exact.exact, fast.exact]).toEqual([true, false]);
+  expect(maxAbsoluteError(fast.images.data, exact.images.data)).toBeGreaterThan(0);
 });
 
 test('two prompts with negative prompts, not square', async () => {
@@ -53,25 +62,25 @@ test('super-resolution of a given picture', async () => {
   const images = await (await Stage.open(II)).sample({
     text: Tensor.from(positive!, shape, 'cpu:0'), negativeText: Tensor.from(negative!, shape, 'cpu:0'), batch: 1, height: 64, width: 64,
     lowRes: { data: floats(io, 'dream_I'), shape: smallShape }, generator: addon.generatorCreate(1n),
-    settings: { timesteps: 4, guidance: 4, noiseLevel: 250 }, dtype: 'f32', device: 'cpu:0', index: 2,
+    settings: { timesteps: 4, guidance: 4, noiseLevel: 250 }, dtype: 'f32', exact: true, device: 'cpu:0', index: 2,
   });
   expectPicture(images, 'super_res_II');
 });
 
 test('one generator through both stages', async () => {
-  const cascade = await Cascade.load({ stage1: I, stage2: II, dtype: 'f32', cacheDir });
+  const cascade = await Cascade.load({ stage1: I, stage2: II, dtype: 'f32', exact: true, cacheDir });
   const { stages } = await cascade.generate({ prompt: PROMPT, seed: 11, timesteps: [4, 3] });
   expectPicture(stages[0]!, 'chained_I');
   expectPicture(stages[1]!, 'chained_II');
 });
 
 // 24 prompts × 40 steps with guidance: minutes on two cores
-test('the embedded if-emoji draws the pictures of diffusers', { timeout: 600_000 }, async () => {
+test('the embedded if-emoji draws the pictures of diffusers, with the default convolutions and with direct ones', { timeout: 600_000 }, async () => {
   const samples = readSafetensors('models/if-emoji/reference_samples.safetensors');
   const { prompts, steps, guidance, seed } = JSON.parse(readFileSync('models/if-emoji/reference_samples.json', 'utf8')) as { prompts: string[]; steps: number; guidance: number; seed: number };
-  const cascade = await Cascade.load({ stage1: path.resolve('models/if-emoji'), dtype: 'f32', cacheDir });
-  const batch = await cascade.generate({ prompt: prompts, seed, timesteps: [steps], guidance: [guidance] });
+  const emoji = (exact: boolean): Promise<Cascade> => Cascade.load({ stage1: path.resolve('models/if-emoji'), dtype: 'f32', exact, cacheDir });
+  const batch = await (await emoji(false)).generate({ prompt: prompts, seed, timesteps: [steps], guidance: [guidance] });
   expect(maxAbsoluteError(batch.images.data, floats(samples, 'grid24_seed0'))).toBeLessThanOrEqual(TOLERANCE);
-  const one = await cascade.generate({ prompt: 'a red apple', seed: 1, timesteps: [steps], guidance: [guidance] });
+  const one = await (await emoji(true)).generate({ prompt: 'a red apple', seed: 1, timesteps: [steps], guidance: [guidance] });
   expect(maxAbsoluteError(one.images.data, floats(samples, 'a_red_apple_seed1'))).toBeLessThanOrEqual(TOLERANCE);
 });

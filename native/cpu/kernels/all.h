@@ -4,6 +4,7 @@
 #pragma once
 #include "cpu/kernels/rows.h"
 #include "cpu/kernels/gemm.h"
+#include "cpu/kernels/winograd.h"
 #include "cpu/kernels/pack.h"
 #include "cpu/kernels/math.h"
 #include "cpu/kernels/elementwise.h"
@@ -14,8 +15,12 @@ constexpr CpuKernels kTable = {
     kPanel,
     kTileRows,
     {Product<float>::unit, Product<bf16>::unit},
+    {1, Product<bf16>::widens ? 1 : 2},
     {gemm<float>, gemm<bf16>},
     {gemm_int8<float>, gemm_int8<bf16>},
+    {winograd_input<float>, winograd_input<bf16>},
+    {winograd_multiply<float>, winograd_multiply<bf16>},
+    {winograd_output<float>, winograd_output<bf16>},
     {pack<float>, pack<bf16>},
     {unpack<float>, unpack<bf16>},
     {attention_pack<float>, attention_pack<bf16>},
