@@ -47,6 +47,13 @@ Tensor to_engine(const Tensor& t, DType dtype) {
   return plain;
 }
 
+// A dtype that holds all parts exactly.
+DType common_dtype(const std::vector<Tensor>& parts) {
+  for (const Tensor& part : parts)
+    if (part.dtype() != parts[0].dtype()) return DType::F32;
+  return parts[0].dtype();
+}
+
 // Part i of the (parts, elements) that `ParameterStore::unpack` gives.
 Tensor part_in_file_layout(const Parameter& p, const Tensor& parts, int64_t i) {
   const Tensor part = parts.slice_first(i, 1);
@@ -83,7 +90,7 @@ Parameter& ParameterStore::declare(const std::vector<std::string>& names, const 
 
 const Weight* ParameterStore::weight(const std::vector<std::string>& names, const Shape& shape) {
   Parameter& p = declare(names, shape);
-  p.dtype = options_.int8 ? DType::F32 : dtype_;  // int8 values are rounded from what the file holds
+  p.dtype = options_.int8 ? DType::F32 : dtype_;
   p.packed = true;
   return &p.weight;
 }
@@ -141,16 +148,18 @@ double ParameterStore::check_source(const StateSource& source, std::unordered_ma
 
 void ParameterStore::load_parameter(Parameter& p, const std::vector<Tensor>& parts,
                                     std::vector<std::string>& not_finite) const {
+  // int8 is rounded from what the file holds
+  const DType dtype = p.packed && options_.int8 ? common_dtype(parts) : p.dtype;
   Tensor plain;
   if (parts.size() == 1) {
-    plain = to_engine(parts[0], p.dtype);
+    plain = to_engine(parts[0], dtype);
     if (!ops::all_finite(plain)) not_finite.push_back(p.names[0]);
   } else {
     const Shape shape = engine_shape(p.shape);
-    const Tensor stacked = Tensor::empty({int64_t(parts.size()), shape.numel()}, p.dtype, parts[0].device());
+    const Tensor stacked = Tensor::empty({int64_t(parts.size()), shape.numel()}, dtype, parts[0].device());
     for (size_t i = 0; i < parts.size(); i++) {
       const Tensor part = stacked.slice_first(int64_t(i), 1).reshape(shape);
-      ops::copy(parts[i].reshape(shape), p.dtype, part);
+      ops::copy(parts[i].reshape(shape), dtype, part);
       if (!ops::all_finite(part)) not_finite.push_back(p.names[i]);
     }
     Shape all = shape;
