@@ -93,12 +93,11 @@ export class Cascade {
    */
   static async load(options: CascadeOptions = {}): Promise<Cascade> {
     checkOptions('load', options, {
-      stage1: isString, stage2: isString, stage3: isString, device: isString, variant: (v) => v === 'fp16' || v === 'bf16',
-      dtype: (v) => v === 'f32' || v === 'bf16', t5Dtype: (v) => v === 'f32' || v === 'bf16' || v === 'int8', exact: (v) => typeof v === 'boolean', threads: isNumber, cacheDir: (v) => v === null || isString(v),
+      stage1: isString, stage2: isString, stage3: isString, device: isString, variant: ['fp16', 'bf16'],
+      dtype: ['f32', 'bf16'], t5Dtype: ['f32', 'bf16', 'int8'], exact: (v) => typeof v === 'boolean', threads: isNumber, cacheDir: (v) => v === null || isString(v),
     });
     const device = resolveDevice(options.device ?? 'cpu');
     if (options.threads !== undefined) setThreads(device, options.threads);
-    if (options.t5Dtype !== undefined && !['f32', 'bf16', 'int8'].includes(options.t5Dtype)) throw new IFError('INVALID_ARGUMENT', `t5Dtype: expected f32, bf16 or int8, got "${options.t5Dtype}"`);
     const dirs = stageFolders(options);
     const stages: Stage[] = [];
     for (const dir of dirs) stages.push(await Stage.open(dir, options.variant));
@@ -234,14 +233,17 @@ const isNumber = (v: unknown): boolean => typeof v === 'number';
 const isText = (v: unknown): boolean => isString(v) || (Array.isArray(v) && v.every(isString));
 
 /** Names and types of options, for callers without TypeScript. @throws IFError `INVALID_ARGUMENT` */
-function checkOptions(call: string, options: unknown, known: Record<string, (value: unknown) => boolean>): void {
+function checkOptions(call: string, options: unknown, known: Record<string, readonly string[] | ((value: unknown) => boolean)>): void {
   if (typeof options !== 'object' || options === null) throw new IFError('INVALID_ARGUMENT', `${call}: expected an object of options, got ${typeof options}`);
   for (const [name, value] of Object.entries(options)) {
     if (!Object.hasOwn(known, name)) {
       const meant = nearestName(name, Object.keys(known));
       throw new IFError('INVALID_ARGUMENT', `${call}: unknown option "${name}"${meant ? `; did you mean "${meant}"?` : ''}`);
     }
-    if (value !== undefined && !known[name]!(value)) throw new IFError('INVALID_ARGUMENT', `${call}: ${name}: a value of the wrong type (${Array.isArray(value) ? 'array' : value === null ? 'null' : typeof value}); see the documentation of the option`);
+    const check = known[name]!;
+    if (value === undefined || (typeof check === 'function' ? check(value) : check.includes(value as string))) continue;
+    const expected = typeof check === 'function' ? 'a value of the wrong type' : `expected ${check.slice(0, -1).join(', ')} or ${check.at(-1)}`;
+    throw new IFError('INVALID_ARGUMENT', `${call}: ${name}: ${expected}, got ${typeof value === 'string' ? JSON.stringify(value) : Array.isArray(value) ? 'an array' : value === null ? 'null' : typeof value}`);
   }
 }
 

@@ -10,10 +10,10 @@ import type { Stage } from './stage.js';
 /** One component is resident at a time: the peak of a cascade is its largest entry. */
 export type CascadePlan = { component: string; weightBytes: number; activationBytes: number }[];
 
-// Node and the addon (80 MB), and while loading the largest tensor in two forms (IF-I-XL: 160 MB, T5-XXL: 260 MB), page tables.
+// Node and the addon (80 MB), and while loading the copies of tensors that are kept for reuse (T5-XXL: 190 MB), page tables.
 const OVERHEAD_BYTES = 300e6;
-// Free places between tensors of the first-fit arena (6 % of the activations in IF-II-L, 11 % in IF-I-XL), and scratch of the
-// kernels: the packed keys and values of one attention layer (2 % and 6 %).
+// Free places between tensors of the first-fit arena (6 % of the activations in IF-II-L, 11 % in IF-I-XL), and the packed keys
+// and values of one attention layer (2 % and 6 %), which the meta backend does not see.
 const ACTIVATION_MARGIN = 1.2;
 
 /** What every component needs, from the meta backend; nothing is loaded. */
