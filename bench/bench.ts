@@ -4,6 +4,7 @@ import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { addon, type DType } from '../lib/addon.js';
+import { IFError } from '../lib/errors.js';
 import { parseT5Config, parseUNetConfig, type T5Config, type UNetConfig } from '../lib/models/config.js';
 import { T5Encoder } from '../lib/models/t5-encoder.js';
 import { UNet } from '../lib/models/unet.js';
@@ -21,6 +22,13 @@ const USAGE = `usage: npm run bench -- KIND [options]
   --exact    convolutions as direct sums (unet-step, conv)
   --dtype f32|bf16 (bf16); t5 and gemm: int8, weights only, multiplied in bf16
   --threads N (0 = all cores)  --runs N (5)  --json`;
+
+// wrong arguments and everything that the library refuses: one line, no stack
+process.on('uncaughtException', (error: Error & { code?: string }) => {
+  if (error instanceof IFError || error.code?.startsWith('ERR_PARSE_ARGS')) stop(error.message);
+  console.error(error);
+  process.exit(1);
+});
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
@@ -49,6 +57,8 @@ function stop(message: string): never {
   process.exit(2);
 }
 if (dtype !== 'f32' && dtype !== 'bf16') stop(`--dtype: expected f32 or bf16, got "${dtype}"`);
+if (positionals.length !== 1) stop(`expected one KIND, got ${positionals.length}`);
+if (!/^\d+$/.test(values.threads)) stop(`--threads: expected a whole number, got "${values.threads}"`);
 addon.setThreads(device, Number(values.threads));
 
 interface Measurement { what: Record<string, unknown>; seconds: number[]; flop: number }
@@ -127,7 +137,7 @@ async function conv(): Promise<Measurement> {
 }
 
 const kinds: Record<string, () => Promise<Measurement>> = { 'unet-step': unetStep, t5, gemm, conv };
-const measure = kinds[kind ?? ''] ?? stop(`unknown measurement "${kind ?? ''}"`);
+const measure = Object.hasOwn(kinds, kind!) ? kinds[kind!]! : stop(`unknown measurement "${kind}"`);
 const { what, seconds, flop } = await measure();
 const sorted = [...seconds].sort((a, b) => a - b);
 const median = sorted[Math.floor(sorted.length / 2)]!;
