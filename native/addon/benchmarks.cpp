@@ -53,7 +53,7 @@ Napi::Value bench_linear(const Napi::CallbackInfo& info) {
   });
 }
 
-// benchConv(batch, size, in, out, dtype, exact, runs): Promise<number[]> seconds of a 3×3 convolution, stride 1, padding 1
+// benchConv(batch, size, in, out, dtype, exact, runs): Promise<number[]> seconds of a 3×3 convolution, padding 1
 Napi::Value bench_conv(const Napi::CallbackInfo& info) {
   const int64_t batch = read_integer(info[0], "batch", 1, 1 << 10), size = read_integer(info[1], "size", 1, 1 << 12),
                 in = read_integer(info[2], "in", 1, 1 << 16), out = read_integer(info[3], "out", 1, 1 << 16),

@@ -86,7 +86,8 @@ Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan) {
   return o;
 }
 
-// planUnet(config, dtype, batch, height, width, tokens, guided, exact): Promise<{ weightBytes, activationBytes, flops }>
+// planUnet(config, dtype, batch, height, width, tokens, guided, exact):
+// Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
   const UNetConfig config = UNetConfig::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");

@@ -69,9 +69,6 @@ class CpuBackend : public ReferenceBackend {
   void unpack_int8(Tensor& plain, const Weight& w) const;
   void set_operands(GemmProblem& g, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   void multiply(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
-  /// Tiles of a block: their windows and products stay in L3, and the transform of the weights that they share is a small
-  /// part of the time.
-  int64_t block_tiles() const { return 21 * kernels_.tile_rows; }
   double winograd_gain(int64_t height, int64_t width, const Weight& w) const;
   bool use_winograd(const Shape& x, const Weight& w, const Conv2dParams& p) const;
   /// Sizes and strides of one block of tiles; no addresses.

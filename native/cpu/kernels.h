@@ -36,10 +36,10 @@ struct GemmProblem {
   int64_t block_channels;
 };
 
-/// A 3×3 convolution of stride 1 and padding 1 by Winograd's F(4×4, 3×3), one block of 4×4 output tiles at a time. Tiles
-/// go through an image row by row, and through the items. Strides are in floats.
+/// A 3×3 convolution of stride 1 and padding 1 by Winograd's F(4×4, 3×3), one block of 4×4 output tiles at a time.
+/// Tiles go through an image row by row, and through the items. Strides are in floats.
 struct WinogradProblem {
-  GemmProblem conv;         ///< x, weight, epilogue, y, zeros, height, width; block_channels is a K block of the products
+  GemmProblem conv;         ///< x, weight, epilogue, y, zeros, height, width; block_channels: K block of the products
   int64_t channels;         ///< of x, without the padding of conv.in
   int64_t tiles_y, tiles_x; ///< tiles of one image
   int64_t first, count;     ///< tiles of this block

@@ -83,7 +83,8 @@ DF_INLINE float largest(Vec v) {
 /// The first or second elements of 8 pairs, as floats.
 DF_INLINE Vec load_half(const bf16* p, int half) {
   const __m256i v = _mm256_load_si256((const __m256i*)p);
-  return _mm256_castsi256_ps(half ? _mm256_and_si256(v, _mm256_set1_epi32(int(0xffff0000u))) : _mm256_slli_epi32(v, 16));
+  return _mm256_castsi256_ps(half ? _mm256_and_si256(v, _mm256_set1_epi32(int(0xffff0000u)))
+                                  : _mm256_slli_epi32(v, 16));
 }
 
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives

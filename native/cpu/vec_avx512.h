@@ -72,7 +72,8 @@ DF_INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
 /// The first or second elements of 16 pairs, as floats.
 DF_INLINE Vec load_half(const bf16* p, int half) {
   const __m512i v = _mm512_load_si512((const void*)p);
-  return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u))) : _mm512_slli_epi32(v, 16));
+  return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u)))
+                                  : _mm512_slli_epi32(v, 16));
 }
 
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives

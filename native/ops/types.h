@@ -29,9 +29,9 @@ struct Epilogue {
   float scale = 1;
 };
 
-/// Winograd: F(4×4, 3×3), for 3×3 convolutions with stride 1 and padding 1 (others are direct). Its float32 rounding error
-/// is a few times that of the direct sum, and a NaN or infinity of x also reaches other pixels of the 4×4 tiles of outputs
-/// that read it. Backends without it compute directly.
+/// Winograd: F(4×4, 3×3), for 3×3 convolutions with stride 1 and padding 1 (others are direct), multiplied in float32.
+/// Its rounding error is a few times that of a direct float32 sum, and a NaN or infinity of x also reaches other pixels
+/// of the 4×4 tiles of outputs that read it. Backends without it compute directly.
 enum class ConvAlgorithm {
   Direct,
   Winograd,

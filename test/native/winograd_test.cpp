@@ -31,7 +31,7 @@ struct Magnitudes {
       for (int k = 0; k < 3; k++) g[i][k] = std::abs(std::pow(q[i], k) / divisor);
       for (int k = 0; k < kTile; k++) a[k][i] = std::abs(std::pow(q[i], k));
     }
-    // ∞: x Π over the finite points but 0, i.e. Π over all of them; its weight and output are the highest powers
+    // ∞: Π (x - q_j) over all finite points; its weight and output are the highest powers
     std::array<double, kWindow> polynomial{1};
     for (double root : q)
       for (int k = kWindow - 1; k >= 0; k--) polynomial[k] = (k ? polynomial[k - 1] : 0) - root * polynomial[k];
@@ -55,11 +55,10 @@ template <int R, int C> void sandwich(const double (&left)[R][C], const double* 
     }
 }
 
-// Roundings on the way of one product to the result, each at most eps times the magnitude of what it rounds:
-// input transform 2 per dimension, weight transform 3 and one of a coefficient per dimension, the product and its sum as
+// Roundings on the way of one product to the result, each at most eps times the magnitude of what it rounds: input
+// transform 2 per dimension, weight transform 3 and one of a coefficient per dimension, the product and its sum as
 // usual (accumulation_error, with the epilogue), output transform 3 per dimension. All magnitudes are bounded by
-// |A|ᵀ[Σ (|G||g||G|ᵀ) ⊙ (|B|ᵀ|d||B|)]|A| (the componentwise bound of Barabasz et al. 2020, section 4, with the statistical
-// growth of the sum over channels).
+// |A|ᵀ[Σ (|G||g||G|ᵀ) ⊙ (|B|ᵀ|d||B|)]|A| (as in the analysis of Barabasz et al. 2020).
 constexpr double kTransformRoundings = 2 * 2 + 4 * 2 + 3 * 2;
 
 void winograd_tolerance(Expected& expected, const ProductInputs& in) {
@@ -155,9 +154,9 @@ const Registration cases([](Suite& suite) {
 });
 
 // Root mean square of the relative error for normal x and w, each rounding an independent error of variance
-// (eps·value)² / 3 and carried to the result: the values are E[V²] = (B²1)(B²1)ᵀ, E[U²] = (G²1)(G²1)ᵀ per channel; the sum
-// over n channels has partial sums of 1/n … n/n of its variance, hence n/2 roundings of its full size. (The points 0, ±1,
-// ±2, ∞ would give 2.2 times as much.)
+// (eps·value)² / 3 and carried to the result: the values are E[V²] = (B²1)(B²1)ᵀ, E[U²] = (G²1)(G²1)ᵀ per channel; the
+// sum over n channels has partial sums of 1/n … n/n of its variance, hence n/2 roundings of its full size. (The points
+// 0, ±1, ±2, ∞ would give 2.2 times as much.)
 double predicted_error(int64_t channels) {
   const Magnitudes m;
   double amplification = 0;  // of one dimension, squared: mean over the outputs, relative to a sum of 3 products
@@ -226,7 +225,8 @@ const Registration batches([](Suite& suite) {
     suite.add(std::string("winograd is chosen where it pays isa=") + isa.name, [=] {
       if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
       Backend& backend = cpu_backend(isa.name);
-      const auto chosen = [&](int64_t items, int64_t side, int64_t in, int64_t out, DType dtype, ConvAlgorithm algorithm) {
+      const auto chosen = [&](int64_t items, int64_t side, int64_t in, int64_t out, DType dtype,
+                              ConvAlgorithm algorithm) {
         Weight w;
         w.out = out, w.kernel_h = w.kernel_w = 3, w.in = in, w.dtype = dtype;
         return backend.conv2d_scratch_bytes({items, side, side, in}, w, {1, 1, algorithm}) > 0;

@@ -1,6 +1,6 @@
 // Winograd's F(4×4, 3×3) for 3×3 convolutions with stride 1 and padding 1 (Lavin & Gray 2016, section 4): a tile of 4×4
-// outputs is Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of its 6×6 window d of inputs and the 3×3 weights g; summed over the channels,
-// the ⊙ is 36 matrix products with a quarter of the multiplications of the direct form. All of it in fp32.
+// outputs is Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of its 6×6 window d of inputs and the 3×3 weights g; summed over the
+// channels, the ⊙ is 36 matrix products with a quarter of the multiplications of the direct form. All of it in fp32.
 // Interpolation points 0, ±5/8, ±3/2, ∞: the rounding error is 2.2 times smaller than with the usual 0, ±1, ±2, ∞, the
 // ± pairs share their even and odd parts, and the entries of A and B are exact in fp32.
 #pragma once
@@ -175,7 +175,8 @@ template <class T> void winograd_output(const WinogradProblem* problem, int64_t 
   for (int64_t slot = begin; slot < end; slot++) {
     const TilePlace at = place(p, p.first + slot);
     const int64_t pixel = (at.item * g.height + at.y) * g.width + at.x;
-    const int rows = int(smaller<int64_t>(kTile, g.height - at.y)), columns = int(smaller<int64_t>(kTile, g.width - at.x));
+    const int rows = int(smaller<int64_t>(kTile, g.height - at.y));
+    const int columns = int(smaller<int64_t>(kTile, g.width - at.x));
     const float* m = p.m + slot * p.m_stride;
     for_vectors(g.out, [&](int64_t c, int n) DF_LAMBDA_INLINE {
       Vec t[kTile * kWindow], d[kWindow], out[kTile];
