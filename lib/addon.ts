@@ -13,6 +13,7 @@ export type GeneratorHandle = Handle<'TorchGenerator'>;
 export type UNetHandle = Handle<'UNet'>;
 export type T5Handle = Handle<'T5Encoder'>;
 export type ConditioningHandle = Handle<'Conditioning'>;
+export type TrainerHandle = Handle<'Trainer'>;
 export type CancelToken = Handle<'CancelToken'>;
 
 /** Arithmetic type of a model. float16 is a storage format on the CPU. */
@@ -52,6 +53,75 @@ export interface DdpmStep {
   maxLog: number;
 }
 
+/** Coefficients of one training sample, computed in float64; see native/ops/types.h (LossSample) and native/training/trainer.h. */
+export interface TrainingSample {
+  /** Global sample index: the key of its noise. */
+  index: number;
+  timestep: number;
+  imageScale: number;
+  noiseScale: number;
+  noiseLevel: number;
+  lowResScale: number;
+  lowResNoiseScale: number;
+  targetX0: number;
+  targetNoise: number;
+  weight: number;
+  variationalWeight: number;
+  sampleScale: number;
+  outputScale: number;
+  x0Coef: number;
+  xCoef: number;
+  trueLog: number;
+  minLog: number;
+  maxLog: number;
+  last: boolean;
+}
+
+/** One micro-batch of B samples; pictures as RGB bytes, row by row. */
+export interface MicroBatch {
+  images: Uint8Array;
+  height: number;
+  width: number;
+  /** Stages II and III: B pictures of lowResHeight × lowResWidth. */
+  lowRes: Uint8Array | null;
+  lowResHeight: number;
+  lowResWidth: number;
+  /** (B, T, encoder_hid_dim) float32, or null with ids and mask (B × T) for a text encoder that is trained as well. */
+  text: TensorHandle | null;
+  ids: Int32Array | null;
+  mask: Int32Array | null;
+  samples: TrainingSample[];
+  noise: { offset: number; pyramidDiscount: number; inputPerturbation: number };
+  seed: bigint;
+  loss: 'mse' | 'huber';
+  huberDelta: number;
+  /** 1 / samples of the logical batch. */
+  gradientScale: number;
+}
+
+export interface OptimizerStep {
+  /** From 1. */
+  step: number;
+  lr: number;
+  weightDecay: number;
+  beta1: number;
+  beta2: number;
+  eps: number;
+  /** Largest global norm of the gradient; 0: not clipped. */
+  clipNorm: number;
+  emaDecay: number;
+  /** Above it, or when the norm is not finite, nothing is changed; 0: no limit. */
+  normLimit: number;
+}
+
+export interface TrainerOptions {
+  dtype: DType;
+  exact: boolean;
+  checkpointing: boolean;
+  ema: boolean;
+}
+export type TrainerState = 'unet' | 'unet_ema' | 'unet_moments' | 't5' | 't5_ema' | 't5_moments';
+
 export interface Addon {
   abi(): number;
   setErrorClass(errorClass: new (code: never, message: string) => Error): void;
@@ -66,7 +136,7 @@ export interface Addon {
 
   cancelToken(): CancelToken;
   cancel(token: CancelToken): void;
-  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle): void;
+  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle | TrainerHandle): void;
 
   tensorFromFloat32(data: Float32Array, shape: number[], device: string): TensorHandle;
   tensorToFloat32(tensor: TensorHandle, cancel?: CancelToken | null): Promise<Float32Array>;
@@ -117,6 +187,36 @@ export interface Addon {
    * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.
    */
   writeRandomWeights(kind: 'unet' | 't5', config: string, dtype: DType | 'f16', prefix: string, shardBytes: number): Promise<{ file: string; names: string[]; bytes: number }[]>;
+
+  /** A model in training: float32 parameters, gradients, moments, EMA. t5Config: the text encoder is trained as well. */
+  trainerCreate(unetConfig: string, t5Config: string | null, device: string, options: TrainerOptions): Promise<TrainerHandle>;
+  trainerLoad(trainer: TrainerHandle, unetFiles: string[], t5Files: string[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  /** Random parameters, for training from scratch. */
+  trainerInitialise(trainer: TrainerHandle, seed: bigint, cancel?: CancelToken | null): Promise<void>;
+  trainerInfo(trainer: TrainerHandle): { parameters: number; bytes: number };
+  /** Forward and backward; gradients are added up. Two terms per sample: main, variational (both weighted). */
+  trainerAccumulate(trainer: TrainerHandle, batch: MicroBatch, cancel?: CancelToken | null): Promise<{ terms: Float32Array; flops: number }>;
+  /** The same terms without gradients. */
+  trainerEvaluate(trainer: TrainerHandle, batch: MicroBatch, ema: boolean, cancel?: CancelToken | null): Promise<{ terms: Float32Array }>;
+  /** Sums the gradients of all replicas by a fixed tree and gives every one the sum. No command of a replica may run. */
+  trainerReduce(trainers: TrainerHandle[], cancel?: CancelToken | null): Promise<void>;
+  /** AdamW on all parameters; gradients are zero afterwards. `applied` false: nothing else was changed. */
+  trainerStep(trainer: TrainerHandle, step: OptimizerStep, cancel?: CancelToken | null): Promise<{ gradientNorm: number; applied: boolean }>;
+  /** Writes one part of the state in the file's layout, atomically. */
+  trainerSave(trainer: TrainerHandle, path: string, part: TrainerState, dtype: DType | 'f16', metadata: [string, string][], cancel?: CancelToken | null): Promise<void>;
+  /** Reads back what trainerSave wrote in f32, bit for bit. */
+  trainerRestore(trainer: TrainerHandle, path: string, part: TrainerState, cancel?: CancelToken | null): Promise<void>;
+  /** Copies for sampling, packed in `dtype`. */
+  trainerUnet(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<UNetHandle>;
+  trainerT5(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<T5Handle>;
+  /** Parameters, gradients, moments and EMA as weightBytes; the rest of one micro-batch as activationBytes. */
+  planTrainer(unetConfig: string, t5Config: string | null, options: TrainerOptions, batch: number, height: number, width: number, tokens: number): Promise<MemoryPlan>;
+
+  /**
+   * Antialiased resize of interleaved 8-bit pixels as Pillow's Image.resize computes it (separable, support scaled by the
+   * reduction); synchronous, for worker threads.
+   */
+  resizePixels(pixels: Uint8Array, width: number, height: number, channels: number, newWidth: number, newHeight: number, filter: 'box' | 'bilinear' | 'bicubic' | 'lanczos'): Uint8Array;
 
   /** One sampler step of a batch; cond with twice the pictures' texts (unconditional first) means guidance. */
   denoiseStep(input: {

@@ -11,19 +11,24 @@ const NATIVE: Record<string, string[]> = {
   core: [],
   cpu: ['core', 'ops'], // ops: the contract headers backend.h and types.h
   cuda: ['core', 'ops'],
-  ops: ['core', 'cpu', 'cuda'],
+  autograd: ['core', 'ops'], // ops: types.h
+  ops: ['core', 'cpu', 'cuda', 'autograd'],
   io: ['core', 'ops'],
-  nn: ['core', 'ops', 'io'],
-  addon: ['core', 'cuda', 'ops', 'io', 'nn'],
+  nn: ['core', 'ops', 'io', 'autograd'],
+  optim: ['core', 'ops'],
+  training: ['core', 'ops', 'io', 'autograd', 'nn', 'optim'],
+  addon: ['core', 'cuda', 'ops', 'io', 'nn', 'training'],
 };
 const LIB: Record<string, string[]> = {
-  '.': ['models', 'diffusion', 'text', 'weights', 'pipelines'], // index.ts, and the shared files beside it
+  '.': ['models', 'diffusion', 'text', 'weights', 'pipelines', 'data', 'training'], // index.ts, and the shared files beside it
   models: ['.'],
   diffusion: ['.', 'models'],
   weights: ['.', 'models'],
   text: ['.', 'models'],
   pipelines: ['.', 'models', 'diffusion', 'text', 'weights'],
-  cli: ['.', 'pipelines'],
+  data: ['.', 'models'],
+  training: ['.', 'models', 'diffusion', 'text', 'weights', 'pipelines', 'data'],
+  cli: ['.', 'pipelines', 'training'],
 };
 /** Files beside index.ts that every layer may use know no layer themselves, but for a model type. */
 const SHARED_MAY_IMPORT: Record<string, string[]> = { 'index.ts': Object.keys(LIB) };

@@ -1,5 +1,6 @@
 #include "core/storage.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -95,12 +96,18 @@ std::shared_ptr<Storage> allocate_meta(Device device, size_t bytes) {
 
 }  // namespace
 
+uint64_t Storage::next_id() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
 std::shared_ptr<Storage> allocate(Device device, size_t bytes) {
-  if (bytes == 0) bytes = 1;
-  switch (device.type) {
-    case DeviceType::Cpu: return allocate_cpu(device, bytes);
-    case DeviceType::Meta: return allocate_meta(device, bytes);
-    case DeviceType::Cuda: break;
+  std::shared_ptr<Storage> storage;
+  if (device.type == DeviceType::Cpu) storage = allocate_cpu(device, bytes ? bytes : 1);
+  if (device.type == DeviceType::Meta) storage = allocate_meta(device, bytes ? bytes : 1);
+  if (storage) {
+    storage->requested = bytes;
+    return storage;
   }
   fail(ErrorCode::NotBuilt, "%s: this build has no CUDA kernels; use the cpu device", device.str().c_str());
 }
@@ -109,7 +116,7 @@ std::shared_ptr<Storage> borrow(Device device, void* data, size_t bytes, std::sh
   auto s = std::make_shared<Storage>();
   s->device = device;
   s->data = data;
-  s->bytes = bytes;
+  s->bytes = s->requested = bytes;
   s->release = [owner = std::move(owner)](Storage&) {};
   return s;
 }

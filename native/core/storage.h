@@ -2,6 +2,7 @@
 // and are kept for reuse when they are freed, so that a sampling step neither allocates nor faults pages in.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -11,14 +12,19 @@ namespace df {
 
 /// One block of device memory. `data` is null on the meta device.
 struct Storage {
+  const uint64_t id = next_id();  ///< never used again in this process
   void* data = nullptr;
-  size_t bytes = 0;
+  size_t bytes = 0;      ///< at least what was asked for
+  size_t requested = 0;  ///< what was asked for
   Device device;
   std::function<void(Storage&)> release;
   Storage() = default;
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
   ~Storage() { if (release) release(*this); }
+
+ private:
+  static uint64_t next_id();
 };
 
 /// Allocates uninitialised memory. Throws OUT_OF_MEMORY naming the bytes asked for and those in use.

@@ -28,6 +28,14 @@ Tensor Tensor::from_storage(std::shared_ptr<Storage> storage, size_t byte_offset
   return t;
 }
 
+Tensor Tensor::view_of(std::shared_ptr<Storage> storage) const {
+  DF_CHECK(storage && storage->bytes >= storage_->requested, "tensor: a view of %s does not fit the other storage",
+           shape_.str().c_str());
+  Tensor t = *this;
+  t.storage_ = std::move(storage);
+  return t;
+}
+
 Tensor Tensor::reshape(const Shape& shape) const {
   const bool same_rows = shape.rank() && shape_.rank() && shape[-1] == shape_[-1];
   DF_CHECK(shape.numel() == numel() && (contiguous() || same_rows), "reshape: cannot view %s%s as %s",

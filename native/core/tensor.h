@@ -30,6 +30,12 @@ class Tensor {
   bool contiguous() const { return row_stride_ == (shape_.rank() ? shape_[-1] : 1) || rows() <= 1; }
   size_t bytes() const { return size_t(numel()) * dtype_size(dtype_); }
 
+  const std::shared_ptr<Storage>& storage() const { return storage_; }
+  /// Bytes from the beginning of the storage.
+  size_t byte_offset() const { return offset_; }
+  /// The same view of another storage of at least the same size.
+  Tensor view_of(std::shared_ptr<Storage> storage) const;
+
   /// Null on the meta device. `data<T>()` throws INTERNAL when T is not the tensor's type.
   void* raw() const { return storage_ && storage_->data ? static_cast<char*>(storage_->data) + offset_ : nullptr; }
   template <class T> T* data() const {

@@ -5,6 +5,8 @@
 
 namespace df {
 
+void Backend::not_implemented(const char* op) { fail(ErrorCode::NotBuilt, "%s: %s has no kernel for it", op, name()); }
+
 Backend& backend_for(Device device) {
   switch (device.type) {
     case DeviceType::Cpu: return cpu_backend(cpu_isa());

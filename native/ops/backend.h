@@ -71,6 +71,48 @@ class Backend {
   /// model: (B or 2B, H, W, C or 2C), f32 or bf16. With 2B items the first B are unconditional, the rest conditional;
   /// learned variance channels come from the conditional half.
   virtual void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise, const DdpmStep& p) = 0;
+
+  // ---- backward. dy: the gradient of the op's result, in its dtype. Activation gradients are `Gradient`s. Parameter
+  // gradients (dw, db, dgamma, …) are float32, contiguous, undefined when not wanted, and always added to: first the
+  // sums over pairs of items (0, 1), (2, 3), … (dim 0 of x), then the pairs by a binary tree (see tree_sum in types.h),
+  // then one addition to what is there, so that the batch may be cut among replicas without a change of bits.
+
+  /// The weight that maps dy to dx: plain (O, kh, kw, I) of any floating dtype with taps mirrored and O and I exchanged.
+  virtual Weight pack_transposed(const Tensor& plain, DType dtype) { not_implemented("pack_transposed"); }
+  /// dw (O, kh, kw, I) += scale · Σ over output pixels of dy ⊗ x, of conv2d with stride 1, or of linear (1×1).
+  virtual void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) { not_implemented("weight_gradient"); }
+  /// db (C) += scale · Σ over rows of dy.
+  virtual void bias_gradient(Tensor& db, const Tensor& dy, float scale) { not_implemented("bias_gradient"); }
+  /// y is what the forward pass gave. dkey and dvalue have as many entries as p.segments. dbias (heads, Tq, Tk) sums over
+  /// the items.
+  virtual void attention_backward(Gradient dq, const std::vector<Gradient>& dkey, const std::vector<Gradient>& dvalue, Tensor dbias, const Tensor& dy, const Tensor& y, const Tensor& q, const AttentionParams& p) { not_implemented("attention_backward"); }
+  virtual void group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, Gradient dscale, Gradient dshift, const Tensor& dy, const Tensor& x, const GroupNormParams& p) { not_implemented("group_norm_backward"); }
+  virtual void layer_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, const Tensor& dy, const Tensor& x, const Tensor& gamma, float eps) { not_implemented("layer_norm_backward"); }
+  virtual void rms_norm_backward(Gradient dx, Tensor dgamma, const Tensor& dy, const Tensor& x, const Tensor& gamma, float eps) { not_implemented("rms_norm_backward"); }
+  virtual void activation_backward(Gradient dx, const Tensor& dy, const Tensor& x, Activation kind) { not_implemented("activation_backward"); }
+  virtual void gated_activation_backward(Gradient dgate, Gradient dup, const Tensor& dy, const Tensor& gate, const Tensor& up, Activation kind) { not_implemented("gated_activation_backward"); }
+  /// dx = a · dy; dtypes may differ (f32, bf16). The backward of axpby, of residuals and of copies.
+  virtual void scale_backward(Gradient dx, float a, const Tensor& dy) { not_implemented("scale_backward"); }
+  virtual void resample_backward(Gradient dx, const Tensor& dy, Resample mode) { not_implemented("resample_backward"); }
+  virtual void prepend_mean_token_backward(Gradient dx, Tensor dposition, const Tensor& dy) { not_implemented("prepend_mean_token_backward"); }
+  /// dtable (V, C) += the rows of dy (…, C) at ids (…), dim 0 of ids being the items.
+  virtual void embedding_backward(Tensor& dtable, const Tensor& dy, const Tensor& ids) { not_implemented("embedding_backward"); }
+  /// dtable (buckets, heads) += from dy (heads, T, T) float32.
+  virtual void relative_position_bias_backward(Tensor& dtable, const Tensor& dy, int max_distance) { not_implemented("relative_position_bias_backward"); }
+
+  // ---- training; all float32 unless said
+  /// y = a[i] · x + b[i] · z for every item i of the batch (dim 0): q_sample and its like.
+  virtual void blend(Tensor& y, const std::vector<float>& a, const Tensor& x, const std::vector<float>& b, const Tensor& z) { not_implemented("blend"); }
+  /// terms (B, 2): the weighted main term and variational term of every sample; dmodel: the gradient of
+  /// p.gradient_scale · Σ terms, shape and dtype of `model` (undefined: not wanted). See DiffusionLoss.
+  virtual void diffusion_loss(Tensor& terms, Tensor& dmodel, const Tensor& model, const Tensor& x0, const Tensor& xt, const Tensor& noise, const DiffusionLoss& p) { not_implemented("diffusion_loss"); }
+  /// Σ x² in double, by a fixed tree.
+  virtual double squared_norm(const Tensor& x) { not_implemented("squared_norm"); }
+  /// One AdamW step of one parameter, its moments and (if defined) its EMA, all contiguous of one size; see AdamWStep.
+  virtual void adamw_step(Tensor& parameter, Tensor& m, Tensor& v, Tensor& ema, const Tensor& gradient, const AdamWStep& p) { not_implemented("adamw_step"); }
+
+ private:
+  [[noreturn]] void not_implemented(const char* op);
 };
 
 /// The backend that computes for a device. Throws NOT_BUILT for a device that this build or machine lacks.

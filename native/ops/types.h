@@ -17,7 +17,9 @@ struct Weight {
   int layout = 0;
   Tensor data;    ///< values of `dtype`, or with `scales` int8 values in a tensor of u8
   Tensor scales;  ///< (out) float32: the weight of output o is scales[o] * data[o]; undefined when data is of `dtype`
-  bool defined() const { return data.defined(); }
+  /// In training instead of `data`: the float32 parameter (O, kh, kw, I), packed in the dtype of x for every product.
+  Tensor master;
+  bool defined() const { return data.defined() || master.defined(); }
   bool int8() const { return scales.defined(); }
   size_t bytes() const { return data.bytes() + (int8() ? scales.bytes() : 0); }
 };
@@ -85,6 +87,59 @@ struct DdpmStep {
   float sigma = 0;                      ///< Fixed: standard deviation
   float min_log = 0, max_log = 0;       ///< LearnedRange: log variance = f*max_log + (1-f)*min_log, f = (v+1)/2
   float guidance = 1;                   ///< ε = ε_uncond + guidance * (ε_text - ε_uncond) when the output is doubled
+};
+
+// ---- backward and training
+
+/// Where the backward pass puts the gradient of an activation: written, or added (in float32, rounded once) to what is
+/// there. Same shape as the activation, any row stride. Undefined `into`: not wanted.
+struct Gradient {
+  Tensor into;
+  bool add = false;
+  bool wanted() const { return into.defined(); }
+};
+
+/// The order in which partial sums of pairs of items are added: with the largest power of two p < n on the left,
+/// sum(0, n) = sum(0, p) + sum(p, n). `leaf(i)` gives partial sum i; T needs +.
+template <class T, class Leaf> T tree_sum(int64_t begin, int64_t end, const Leaf& leaf) {
+  if (end - begin == 1) return leaf(begin);
+  int64_t left = 1;
+  while (2 * left < end - begin) left *= 2;
+  return tree_sum<T>(begin, begin + left, leaf) + tree_sum<T>(begin + left, end, leaf);
+}
+
+/// One training sample's coefficients, computed in float64 by lib/diffusion/objective.ts, applied in float32. m: the
+/// first C channels of the model output, v: the other C (learned variance).
+struct LossSample {
+  float target_x0 = 0, target_noise = 1;      ///< target = target_x0 · x0 + target_noise · noise (ε: 0, 1)
+  float weight = 1;                           ///< of the main term
+  float variational_weight = 0;               ///< of the variational term; 0: v is not trained (its gradient is 0)
+  float sample_scale = 0, output_scale = 0;   ///< x̂0 = sample_scale · xt + output_scale · m
+  float x0_coef = 0, x_coef = 0;              ///< posterior mean = x0_coef · x0 + x_coef · xt
+  float true_log = 0;                         ///< log variance of the posterior
+  float min_log = 0, max_log = 0;             ///< model's log variance = f·max_log + (1-f)·min_log, f = (v+1)/2
+  bool last = false;                          ///< t = 0: discretised Gaussian likelihood instead of the KL divergence
+};
+
+/// Main term: mean over H·W·C of the squared error, or of Huber's loss (δ as in torch huber_loss: quadratic below δ).
+/// Variational term in bits: mean over H·W·C of KL(posterior ‖ model) / ln 2, or of -log2 p(x0) at t = 0, with m
+/// detached (Nichol & Dhariwal 2021, eq. 16 and section 3.1; improved-diffusion losses.py).
+struct DiffusionLoss {
+  enum class Main { Mse, Huber } main = Main::Mse;
+  float huber_delta = 1;
+  float gradient_scale = 1;          ///< 1 / samples of the logical batch
+  std::vector<LossSample> samples;   ///< one per item
+};
+
+/// torch.optim.AdamW (Loshchilov & Hutter 2019), arithmetic in float32, the corrections computed in float64 by the
+/// caller: g = gradient_scale · gradient; p -= lr · weight_decay · p; m = β1·m + (1-β1)·g; v = β2·v + (1-β2)·g²;
+/// p -= step_size · m / (√v / root_correction + eps); ema = ema_decay · ema + (1 - ema_decay) · p.
+struct AdamWStep {
+  float gradient_scale = 1;          ///< of the clipping
+  float lr = 0, weight_decay = 0, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
+  float step_size = 0;               ///< lr / (1 - β1^n)
+  float root_correction = 1;         ///< √(1 - β2^n)
+  float ema_decay = 0;
 };
 
 }  // namespace df

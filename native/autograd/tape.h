@@ -1,0 +1,111 @@
+// The tape: what the ops recorded, run backwards (Wengert lists; reverse mode of automatic differentiation). Gradients
+// belong to storages and have the same size and dtype, so that a slice or reshape of an activation is the same slice or
+// reshape of its gradient and concatenations cost nothing.
+#pragma once
+#include <functional>
+#include <unordered_map>
+#include <vector>
+
+#include "core/tensor.h"
+#include "ops/types.h"
+
+namespace df {
+
+class Tape;
+
+/// Names a view of an activation without keeping its memory.
+class TensorRef {
+ public:
+  TensorRef() = default;
+  explicit TensorRef(const Tensor& t);
+  uint64_t id() const { return id_; }
+
+ private:
+  friend class Tape;
+  uint64_t id_ = 0;        // of the storage; 0: an undefined tensor
+  Tensor geometry_;        // of the view, over a storage without memory
+};
+
+class Tape {
+ public:
+  /// Called once, in reverse order, with the gradient of the op's result.
+  using Backward = std::function<void(Tape& tape, const Tensor& dy)>;
+
+  /// The gradient of `parameter` is wanted and added to `gradient` (float32, contiguous, as many elements).
+  void watch(const Tensor& parameter, const Tensor& gradient);
+  /// The gradient of an input that is no parameter is wanted; see `gradient_of`. Needed for tests and for inputs only.
+  void require(const Tensor& x);
+
+  /// The tape that records on this thread, or null. Ops record when `needs` holds for one of their inputs.
+  static Tape* current();
+  /// `t` is a watched parameter or depends on one.
+  bool needs(const Tensor& t) const;
+  /// Notes that y came from an op; `backward` computes the gradients of what it read.
+  void record(const Tensor& y, Backward backward);
+
+  // ---- for the backward functions
+  /// Where the gradient of an activation goes; not wanted when the activation depends on no parameter. The caller must
+  /// fill it before it asks for another one of the same storage.
+  Gradient gradient(const TensorRef& x);
+  /// Where the gradient of a parameter is added; undefined when it is not watched.
+  Tensor parameter_gradient(const Tensor& parameter) const;
+
+  /// Runs everything recorded, from y with gradient dy (shape of y), and forgets it. Parameter gradients are added to;
+  /// gradients of `require`d inputs stay. Heeds cancellation; after an error the tape is empty.
+  void backward(const Tensor& y, const Tensor& dy);
+  /// Forgets everything recorded.
+  void clear();
+  /// The gradient of a `require`d input after `backward`, zero where nothing depended on it.
+  Tensor gradient_of(const Tensor& x);
+  /// For `checkpoint`, inside of a backward function: y takes the place of a result whose gradient dy is known; what
+  /// was recorded for y is run next.
+  void adopt(const Tensor& y, const Tensor& dy);
+  /// Ops recorded and not yet run.
+  size_t size() const { return entries_.size(); }
+
+ private:
+  // Columns [begin, end) of all rows of a storage.
+  struct Columns {
+    int64_t begin, end;
+  };
+  struct Slot {
+    std::shared_ptr<Storage> gradient;   // null until the first contribution
+    int64_t row_stride = 0;              // of the first contribution
+    std::vector<Columns> written;        // disjoint, in no order
+    bool whole = false;                  // everything is written
+    int producers = 0;                   // recorded ops that wrote a part of the storage
+    bool required = false;
+  };
+  struct Entry {
+    TensorRef y;
+    Backward backward;
+  };
+  Tensor allocated(Slot& slot, const Tensor& view) const;
+  void fill_gaps(Slot& slot, const Tensor& view) const;
+  Tensor result_gradient(const TensorRef& y);
+  void release_producer(const TensorRef& y);
+
+  std::unordered_map<uint64_t, Tensor> parameters_;  // storage → gradient
+  std::unordered_map<uint64_t, Slot> slots_;
+  std::vector<Entry> entries_;
+};
+
+/// Ops of this thread record on `tape` (null: on none) for the lifetime of the scope.
+class RecordScope {
+ public:
+  explicit RecordScope(Tape* tape);
+  ~RecordScope();
+  RecordScope(const RecordScope&) = delete;
+  RecordScope& operator=(const RecordScope&) = delete;
+
+ private:
+  Tape* previous_;
+};
+
+/// Runs `block(into)` without keeping its activations: only what `block` has captured stays, and it is run again,
+/// recording, when its gradient is due (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Without a
+/// recording tape it is just run. `block` must give the same bits every time, and must write its result into the
+/// given tensor when that is defined.
+Tensor checkpoint(const Tensor& into, std::function<Tensor(const Tensor& into)> block);
+
+}  // namespace df
