@@ -64,6 +64,11 @@ class MetaBackend : public Backend {
   void prepend_mean_token(Tensor&, const Tensor&, const Tensor&) override {}
   void relative_position_bias(Tensor&, const Tensor&, int) override {}
   void ddpm_step(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const DdpmStep&) override {}
+
+  void attention_backward(Gradient, const std::vector<Gradient>&, const std::vector<Gradient>&, Tensor, const Tensor&, const Tensor&, const Tensor&, const AttentionParams&) override {}
+  void group_norm_backward(Gradient, Tensor, Tensor, Gradient, Gradient, const Tensor&, const Tensor&, const GroupNormParams&) override {}
+  void layer_norm_backward(Gradient, Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
+  void rms_norm_backward(Gradient, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
 };
 
 }  // namespace
