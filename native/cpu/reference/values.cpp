@@ -44,6 +44,7 @@ double activate(double v, Activation kind) {
 }
 
 double activation_derivative(double v, Activation kind) {
+  if (std::isinf(v) && kind != Activation::None) return v > 0 ? 1 : 0;  // the limits
   switch (kind) {
     case Activation::None: return 1;
     case Activation::Silu: {
