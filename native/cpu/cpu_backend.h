@@ -42,6 +42,11 @@ class CpuBackend : public ReferenceBackend {
   void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) override;
   void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) override;
 
+  // cpu_attention_backward.cpp
+  void attention_backward(Gradient dq, const std::vector<Gradient>& dkey, const std::vector<Gradient>& dvalue,
+                          Tensor dbias, const Tensor& dy, const Tensor& y, const Tensor& q,
+                          const AttentionParams& p) override;
+
   // cpu_norm_backward.cpp
   void group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, Gradient dscale, Gradient dshift,
                            const Tensor& dy, const Tensor& x, const GroupNormParams& p) override;

@@ -4,6 +4,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "cpu/kernels_attention_backward.h"
 #include "cpu/kernels_norm_backward.h"
 
 namespace df {
@@ -128,6 +129,7 @@ struct CpuKernels {
   void (*average4[2])(void* y, const void* const* x, int64_t n);
 
   NormBackwardKernels norm_backward;
+  AttentionBackwardKernels attention_backward;
 };
 
 extern const CpuKernels kernels_portable;

@@ -34,7 +34,7 @@ OpCall call_of(const BackwardCall& c, size_t which, bool alone, Random& random) 
     });
     const auto values = reference::load(y);
     std::vector<double> error = c.errors()[which];
-    for (size_t i = 0; i < error.size(); i++) error[i] += kFloat * std::abs(values[i]) + kTiny;  // the addition
+    for (size_t i = 0; i < error.size(); i++) error[i] += 2 * kFloat * std::abs(values[i]) + kTiny;  // rounded, by both
     return Expected{y, error};
   };
   return call;
