@@ -46,6 +46,13 @@ class CpuBackend : public ReferenceBackend {
   void copy(Tensor& y, const Tensor& x) override;
   bool all_finite(const Tensor& x) override;
 
+  // cpu_elementwise_backward.cpp
+  void activation_backward(Gradient dx, const Tensor& dy, const Tensor& x, Activation kind) override;
+  void gated_activation_backward(Gradient dgate, Gradient dup, const Tensor& dy, const Tensor& gate, const Tensor& up,
+                                 Activation kind) override;
+  void scale_backward(Gradient dx, float a, const Tensor& dy) override;
+  void resample_backward(Gradient dx, const Tensor& dy, Resample mode) override;
+
   // cpu_layout.cpp
   void resample(Tensor& y, const Tensor& x, Resample mode) override;
   void nchw_to_nhwc(Tensor& y, const Tensor& x) override;
