@@ -59,6 +59,15 @@ class CpuBackend : public ReferenceBackend {
   void nhwc_to_nchw(Tensor& y, const Tensor& x) override;
   void embedding(Tensor& y, const Tensor& ids, const Tensor& table) override;
 
+  // cpu_training.cpp
+  void blend(Tensor& y, const std::vector<float>& a, const Tensor& x, const std::vector<float>& b,
+             const Tensor& z) override;
+  void diffusion_loss(Tensor& terms, Tensor& dmodel, const Tensor& model, const Tensor& x0, const Tensor& xt,
+                      const Tensor& noise, const DiffusionLoss& p) override;
+  double squared_norm(const Tensor& x) override;
+  void adamw_step(Tensor& parameter, Tensor& m, Tensor& v, Tensor& ema, const Tensor& gradient,
+                  const AdamWStep& p) override;
+
   // cpu_diffusion.cpp
   void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise,
                  const DdpmStep& p) override;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "cpu/kernels_elementwise_backward.h"
+#include "cpu/kernels_training.h"
 
 namespace df {
 
@@ -128,6 +129,7 @@ struct CpuKernels {
   void (*average4[2])(void* y, const void* const* x, int64_t n);
 
   ElementwiseBackwardKernels elementwise_backward;
+  TrainingKernels training;
 };
 
 extern const CpuKernels kernels_portable;

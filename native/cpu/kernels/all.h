@@ -11,6 +11,7 @@
 #include "cpu/kernels/norm.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/elementwise_backward.h"
+#include "cpu/kernels/training.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -40,4 +41,5 @@ constexpr CpuKernels kTable = {
     {all_finite<float>, all_finite<bf16>, all_finite<f16>},
     {average4<float>, average4<bf16>},
     kElementwiseBackward,
+    kTraining,
 };
