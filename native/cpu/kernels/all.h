@@ -12,6 +12,8 @@
 #include "cpu/kernels/norm_backward.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/attention_backward.h"
+#include "cpu/kernels/elementwise_backward.h"
+#include "cpu/kernels/training.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -42,4 +44,6 @@ constexpr CpuKernels kTable = {
     {average4<float>, average4<bf16>},
     kNormBackward,
     kAttentionBackward,
+    kElementwiseBackward,
+    kTraining,
 };
