@@ -59,6 +59,11 @@ class MetaBackend : public Backend {
   void bias_gradient(Tensor&, const Tensor&, float) override {}
   void ddpm_step(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const DdpmStep&) override {}
 
+  void attention_backward(Gradient, const std::vector<Gradient>&, const std::vector<Gradient>&, Tensor, const Tensor&, const Tensor&, const Tensor&, const AttentionParams&) override {}
+  void group_norm_backward(Gradient, Tensor, Tensor, Gradient, Gradient, const Tensor&, const Tensor&, const GroupNormParams&) override {}
+  void layer_norm_backward(Gradient, Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
+  void rms_norm_backward(Gradient, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
+
  private:
   Weight pack_as(const Tensor& plain, int64_t out, int64_t in, DType dtype) {
     const bool convolution = plain.shape().rank() == 4;
