@@ -20,12 +20,16 @@ struct Product {
   double flops = 0;
 };
 
-Tensor plain_weight(Backend& backend, const Weight& w) {
-  const Shape shape{w.out, w.kernel_h, w.kernel_w, w.in};
+Tensor plain_weight(Backend& backend, const Weight& w, const Shape& shape) {
   if (w.master.defined()) return w.master.reshape(shape);
   Tensor plain = Tensor::empty(shape, w.int8() ? DType::F32 : w.dtype, w.data.device());
   backend.unpack(plain, w);
   return plain;
+}
+
+// Of the plain weight and its gradient.
+Shape weight_shape(const Product& f) {
+  return f.convolution ? Shape{f.w.out, f.w.kernel_h, f.w.kernel_w, f.w.in} : Shape{f.w.out, f.w.in};
 }
 
 void multiply(Backend& backend, Tensor y, const Tensor& dy, const Weight& transposed, const Product& f,
@@ -37,7 +41,7 @@ void multiply(Backend& backend, Tensor y, const Tensor& dy, const Weight& transp
 }
 
 void input_gradient(Backend& backend, const Gradient& dx, const Tensor& dy, const Product& f) {
-  const Weight transposed = backend.pack_transposed(plain_weight(backend, f.w), dy.dtype());
+  const Weight transposed = backend.pack_transposed(plain_weight(backend, f.w, weight_shape(f)), dy.dtype());
   if (dx.add && f.scale != 1) {  // the epilogue would scale what is there as well
     const Tensor product = Tensor::empty(dx.into.shape(), dx.into.dtype(), dx.into.device());
     multiply(backend, product, dy, transposed, f, {});
@@ -51,7 +55,7 @@ void product_backward(Tape& tape, const Tensor& dy, const Product& f) {
   Backend& backend = backend_for(dy.device());
   if (f.x_values.defined()) {
     begin_op(f.flops);
-    Tensor dw = tape.parameter_gradient(f.w.master).reshape({f.w.out, f.w.kernel_h, f.w.kernel_w, f.w.in});
+    Tensor dw = tape.parameter_gradient(f.w.master).reshape(weight_shape(f));
     backend.weight_gradient(dw, f.x_values, dy, f.p, f.scale);
   }
   if (Tensor db = tape.parameter_gradient(f.bias); db.defined()) backend.bias_gradient(db, dy, f.scale);
