@@ -52,12 +52,16 @@ class MetaBackend : public Backend {
   void timestep_embedding(Tensor&, const Tensor&, bool, float) override {}
   void prepend_mean_token(Tensor&, const Tensor&, const Tensor&) override {}
   void relative_position_bias(Tensor&, const Tensor&, int) override {}
+  void ddpm_step(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const DdpmStep&) override {}
   Weight pack_transposed(const Tensor& plain, DType dtype) override {
     return pack_as(plain, plain.dim(-1), plain.dim(0), dtype);
   }
   void weight_gradient(Tensor&, const Tensor&, const Tensor&, const Conv2dParams&, float) override {}
   void bias_gradient(Tensor&, const Tensor&, float) override {}
-  void ddpm_step(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const DdpmStep&) override {}
+  void attention_backward(Gradient, const std::vector<Gradient>&, const std::vector<Gradient>&, Tensor, const Tensor&, const Tensor&, const Tensor&, const AttentionParams&) override {}
+  void group_norm_backward(Gradient, Tensor, Tensor, Gradient, Gradient, const Tensor&, const Tensor&, const GroupNormParams&) override {}
+  void layer_norm_backward(Gradient, Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
+  void rms_norm_backward(Gradient, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
 
  private:
   Weight pack_as(const Tensor& plain, int64_t out, int64_t in, DType dtype) {

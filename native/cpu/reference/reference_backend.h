@@ -25,6 +25,17 @@ class ReferenceBackend : public Backend {
   void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) override;
   void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) override;
 
+  // reference/attention_backward.cpp, reference/norm_backward.cpp
+  void attention_backward(Gradient dq, const std::vector<Gradient>& dkey, const std::vector<Gradient>& dvalue,
+                          Tensor dbias, const Tensor& dy, const Tensor& y, const Tensor& q,
+                          const AttentionParams& p) override;
+  void group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, Gradient dscale, Gradient dshift,
+                           const Tensor& dy, const Tensor& x, const GroupNormParams& p) override;
+  void layer_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, const Tensor& dy, const Tensor& x,
+                           const Tensor& gamma, float eps) override;
+  void rms_norm_backward(Gradient dx, Tensor dgamma, const Tensor& dy, const Tensor& x, const Tensor& gamma,
+                         float eps) override;
+
   // reference/elementwise.cpp
   void activation(Tensor& y, const Tensor& x, Activation kind) override;
   void gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) override;
