@@ -7,28 +7,6 @@
 namespace df {
 namespace {
 
-// A row of partial sums; those of a pair of items are rounded to float32 before they meet others (ops/types.h).
-struct PartialSums {
-  std::vector<float> values;
-};
-PartialSums operator+(PartialSums a, const PartialSums& b) {
-  for (size_t i = 0; i < a.values.size(); i++) a.values[i] += b.values[i];
-  return a;
-}
-
-// into[0 … columns) += the tree sum over pairs of items of scale * Σ; `add(item, sums)` adds one item to a pair's sums.
-template <class Add> void add_over_items(float* into, int64_t columns, int64_t items, float scale, const Add& add) {
-  const auto pair = [&](int64_t p) {
-    std::vector<double> sums(size_t(columns), 0.0);
-    for (int64_t n = 2 * p; n < items && n < 2 * p + 2; n++) add(n, sums.data());
-    PartialSums rounded{std::vector<float>(sums.size())};
-    for (size_t i = 0; i < sums.size(); i++) rounded.values[i] = float(sums[i] * scale);
-    return rounded;
-  };
-  const PartialSums total = tree_sum<PartialSums>(0, (items + 1) / 2, pair);
-  for (int64_t i = 0; i < columns; i++) into[i] += total.values[size_t(i)];
-}
-
 // A single row is one item.
 int64_t items_of(const Tensor& t) { return t.shape().rank() > 1 ? t.dim(0) : 1; }
 
@@ -64,27 +42,31 @@ void ReferenceBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor
   const int64_t out_height = convolution ? dy.dim(1) : height, out_width = convolution ? dy.dim(2) : 1;
   const int64_t padding = convolution ? p.padding : 0;
   const auto xs = reference::load(x), dys = reference::load(dy);
-  parallel_for(out * kernel_h * kernel_w, [&](int64_t row, int) {  // row: one tap of one output channel
+  const Tensor rows = dw.reshape({out * kernel_h * kernel_w, in});
+  parallel_for(rows.rows(), [&](int64_t row, int) {  // row: one tap of one output channel
     const int64_t s = row % kernel_w, r = row / kernel_w % kernel_h, o = row / (kernel_w * kernel_h);
-    add_over_items(dw.data<float>() + row * in, in, items, scale, [&](int64_t n, double* sums) {
+    std::vector<double> sums(size_t(items * in));
+    for (int64_t n = 0; n < items; n++)
       for (int64_t oh = 0; oh < out_height; oh++)
         for (int64_t ow = 0; ow < out_width; ow++) {
           const int64_t ih = oh - padding + r, iw = ow - padding + s;
           if (ih < 0 || ih >= height || iw < 0 || iw >= width) continue;
           const double g = dys[size_t(((n * out_height + oh) * out_width + ow) * out + o)];
           const double* a = xs.data() + ((n * height + ih) * width + iw) * in;
-          for (int64_t i = 0; i < in; i++) sums[i] += g * a[i];
+          for (int64_t i = 0; i < in; i++) sums[size_t(n * in + i)] += g * a[i];
         }
-    });
+    reference::add_parameter_gradient(rows.slice_first(row, 1), items,
+                                      [&](int64_t n, int64_t i) { return scale * sums[size_t(n * in + i)]; });
   });
 }
 
 void ReferenceBackend::bias_gradient(Tensor& db, const Tensor& dy, float scale) {
   const int64_t channels = dy.dim(-1), items = items_of(dy), rows = dy.rows() / items;
   const auto dys = reference::load(dy);
-  add_over_items(db.data<float>(), channels, items, scale, [&](int64_t n, double* sums) {
-    for (int64_t r = n * rows; r < (n + 1) * rows; r++)
-      for (int64_t c = 0; c < channels; c++) sums[c] += dys[size_t(r * channels + c)];
+  reference::add_parameter_gradient(db, items, [&](int64_t n, int64_t c) {
+    double sum = 0;
+    for (int64_t r = n * rows; r < (n + 1) * rows; r++) sum += dys[size_t(r * channels + c)];
+    return scale * sum;
   });
 }
 
