@@ -21,26 +21,17 @@ void check_mask(const Tensor& mask, int64_t batch, int64_t keys, Device device) 
   }
 }
 
-// Adds up what recorded x (see Tape::partial_gradients): the tree of partial sums, then what is there.
+// dy: a gradient per pair of items (see Tape::partial_gradients); the tree of their sums, then what is there.
 void position_bias_backward(Tape& tape, const Tensor& dy, const Tensor& table, int max_distance) {
   begin_op();
-  Backend& backend = backend_for(table.device());
-  Tensor sum = tape.parameter_gradient(table);
-  struct Term {
-    Backend& backend;
-    Tensor value;
-    Term operator+(const Term& o) const {
-      backend.scale_backward({value, true}, 1, o.value);
-      return *this;
-    }
-  };
-  const Term all = tree_sum<Term>(0, dy.dim(0), [&](int64_t part) {
-    Tensor dtable = Tensor::zeros(table.shape(), DType::F32, table.device());
-    const Tensor one = dy.slice_first(part, 1).reshape({dy.dim(1), dy.dim(2), dy.dim(3)});
-    backend.relative_position_bias_backward(dtable, one, max_distance);
-    return Term{backend, dtable};
-  });
-  backend.scale_backward({sum, true}, 1, all.value);
+  std::vector<Tensor> parts;
+  for (int64_t i = 0; i < dy.dim(0); i++) {
+    parts.push_back(Tensor::zeros(table.shape(), DType::F32, table.device()));
+    const Tensor one = dy.slice_first(i, 1).reshape({dy.dim(1), dy.dim(2), dy.dim(3)});
+    backend_for(table.device()).relative_position_bias_backward(parts.back(), one, max_distance);
+  }
+  add_terms(parts);
+  add_terms({tape.parameter_gradient(table), parts[0]});
 }
 
 // Items [first, first + count) of the gradients.

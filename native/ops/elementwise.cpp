@@ -51,6 +51,20 @@ Tensor axpby(float a, const Tensor& x, float b, const Tensor& z) {
   return y;
 }
 
+void add_terms(const std::vector<Tensor>& terms) {
+  for (const Tensor& t : terms)
+    check_like("add_terms", "terms", t, terms[0].shape(), DType::F32, {terms[0].device().type, t.device().index});
+  struct Sum {
+    Tensor at;
+    Sum operator+(const Sum& other) const {
+      begin_op();
+      backend_for(at.device()).scale_backward({at, true}, 1, other.at);
+      return *this;
+    }
+  };
+  if (!terms.empty()) tree_sum<Sum>(0, int64_t(terms.size()), [&](int64_t i) { return Sum{terms[size_t(i)]}; });
+}
+
 Tensor copy(const Tensor& x, DType dtype, Tensor into) {
   check_tensor("copy", "x", x, 0, {DType::F32, DType::BF16, DType::F16});
   DF_CHECK(dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16,

@@ -9,7 +9,7 @@
 
 #include "autograd/tape.h"
 #include "io/state_source.h"
-#include "nn/denoise.h"
+#include "nn/memory_plan.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
 #include "ops/types.h"
@@ -72,14 +72,20 @@ struct OptimizerResult {
   bool applied = false;            ///< false: norm not finite or above the limit; parameters and moments are unchanged
 };
 
-/// All but the constructor and the functions that fill the parameters throw INVALID_ARGUMENT while there are none.
+/// A model, and what belongs to its parameters: states of its ParameterStore.
+struct TrainedModel {
+  ParameterStore* store = nullptr;  ///< null: this model is not trained
+  std::vector<Tensor> values, gradients, moments, squared_moments, ema;  ///< empty before `load`; ema: unless wanted
+};
+
+/// All but the constructor and what fills the parameters throw INVALID_ARGUMENT while there are none. Not thread-safe.
 class Trainer {
  public:
   /// `t5`: the text encoder is trained as well.
   Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Device device, const TrainerOptions& options);
   /// Parameters from diffusers / transformers files, moments and gradients zero, EMA equal to the parameters. After an
   /// error there are no parameters.
-  void load(StateSource& unet, StateSource* t5, const LoadProgress& progress);
+  void load(StateSource& unet, StateSource* t5, const LoadProgress& progress = {});
   /// Random parameters for training from scratch, as diffusers and transformers initialise them; the rest as `load`.
   void initialise(uint64_t seed);
 
@@ -98,8 +104,9 @@ class Trainer {
   /// Writes one part in file layout (diffusers' names), atomically, tensor by tensor. Throws INVALID_ARGUMENT when the
   /// part does not exist here, WEIGHTS when values are not finite in `dtype`, IO.
   void save(const std::string& path, Part part, DType dtype, const Metadata& metadata) const;
-  /// Reads back what `save` wrote, in float32 bit for bit; the other parts stay. A trainer without parameters gets zero
-  /// moments and an EMA equal to them first. Errors as ParameterStore::load.
+  /// Reads back what `save` wrote, in float32 bit for bit; the other parts stay. Parameters come first: they bring zero
+  /// moments and an equal EMA when there were none. Errors as ParameterStore::load; after one of them the part may be
+  /// changed by half.
   void restore(const std::string& path, Part part);
 
   /// A copy for sampling, packed in `dtype`.
@@ -108,7 +115,40 @@ class Trainer {
 
   Device device() const { return device_; }
   const UNetConfig& unet_config() const { return unet_config_; }
-  const std::optional<T5Config>& t5_config() const { return t5_config_; }
   /// Trained numbers, and the bytes of parameters, gradients, moments and EMA.
   int64_t parameter_count() const;
   size_t bytes() const;
+  /// The UNet, and the text encoder when it is trained.
+  std::vector<TrainedModel*> models();
+
+ private:
+  void check_loaded() const;
+  void check_batch(const MicroBatch& batch) const;
+  NoisedImages add_noise(const MicroBatch& batch) const;
+  Tensor forward(const MicroBatch& batch, const NoisedImages& images) const;
+  Tensor loss(const MicroBatch& batch, const NoisedImages& images, const Tensor& model, Tensor dmodel) const;
+  void attach(TrainedModel& model);
+  void zero_gradients();
+  const TrainedModel& model_of(Part part) const;
+
+  UNetConfig unet_config_;
+  std::optional<T5Config> t5_config_;
+  Device device_;
+  TrainerOptions options_;
+  std::unique_ptr<UNet> unet_;
+  std::unique_ptr<T5Encoder> t5_;
+  TrainedModel unet_model_, t5_model_;
+  Tape tape_;
+};
+
+/// Gives all replicas the sum of their gradients, by the tree of tree_sum in the order of `replicas`: two replicas with
+/// a batch of 2 each have the bits of one with a batch of 4. No replica may be in use. Throws INVALID_ARGUMENT for
+/// replicas of different models or repeated ones.
+void reduce_gradients(const std::vector<Trainer*>& replicas);
+
+/// Parameters, gradients, moments and EMA as weight_bytes, the rest of one micro-batch of `batch` pictures of height ×
+/// width and `tokens` text tokens as activation_bytes, and its flops; from the meta backend.
+MemoryPlan plan_trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, const TrainerOptions& options,
+                        int64_t batch, int64_t height, int64_t width, int64_t tokens);
+
+}  // namespace df
