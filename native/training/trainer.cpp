@@ -1,6 +1,6 @@
 #include "training/trainer.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -60,7 +60,7 @@ std::vector<Tensor> zeros_like(const std::vector<Tensor>& state) {
 
 Trainer::Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Device device,
                  const TrainerOptions& options)
-    : unet_config_(unet), t5_config_(t5), device_(device), options_(options) {
+    : unet_config_(unet), t5_config_(t5), device_(device), options_(options), optimizer_({}) {
   const WeightOptions weights{.exact = options.exact, .trainable = true};
   unet_ = std::make_unique<UNet>(unet, options.dtype, device, weights);
   unet_->set_checkpointing(options.checkpointing);
@@ -88,8 +88,14 @@ void Trainer::attach(TrainedModel& model) {
   if (options_.ema)
     for (const Tensor& t : model.values) model.ema.push_back(ops::copy(t, DType::F32));
   tape_ = Tape();
+  std::vector<TrainedParameter> parameters;
   for (const TrainedModel* m : models())
-    for (size_t i = 0; i < m->values.size(); i++) tape_.watch(m->values[i], m->gradients[i]);
+    for (size_t i = 0; i < m->values.size(); i++) {
+      tape_.watch(m->values[i], m->gradients[i]);
+      parameters.push_back({m->values[i], m->gradients[i], m->moments[i], m->squared_moments[i],
+                            m->ema.empty() ? Tensor() : m->ema[i]});
+    }
+  optimizer_ = AdamW(std::move(parameters));
 }
 
 void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progress) {
@@ -101,6 +107,7 @@ void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progr
     m->store = store;
   }
   tape_ = Tape();
+  optimizer_ = AdamW({});
   unet_->load(unet, progress);
   if (t5_) t5_->load(*t5, progress);
   for (TrainedModel* m : models()) attach(*m);
@@ -231,33 +238,7 @@ void Trainer::zero_gradients() {
 
 OptimizerResult Trainer::step(const OptimizerStep& p) {
   check_loaded();
-  DF_CHECK(p.step >= 1, "trainer: step must be at least 1, got %lld", ll(p.step));
-  Backend& backend = backend_for(device_);
-  double squares = 0;
-  for (const TrainedModel* m : models())
-    for (const Tensor& g : m->gradients) squares += backend.squared_norm(g);
-  OptimizerResult result;
-  result.gradient_norm = std::sqrt(squares);
-  result.applied = std::isfinite(result.gradient_norm) && (p.norm_limit <= 0 || result.gradient_norm <= p.norm_limit);
-  if (result.applied) {
-    AdamWStep s;
-    // torch.nn.utils.clip_grad_norm_
-    s.gradient_scale = p.clip_norm > 0 ? float(std::min(1.0, p.clip_norm / (result.gradient_norm + 1e-6))) : 1;
-    s.lr = float(p.lr);
-    s.weight_decay = float(p.weight_decay);
-    s.beta1 = float(p.beta1);
-    s.beta2 = float(p.beta2);
-    s.eps = float(p.eps);
-    s.step_size = float(p.lr / (1 - std::pow(p.beta1, double(p.step))));
-    s.root_correction = float(std::sqrt(1 - std::pow(p.beta2, double(p.step))));
-    s.ema_decay = float(p.ema_decay);
-    for (TrainedModel* m : models())
-      for (size_t i = 0; i < m->values.size(); i++) {
-        Tensor none;
-        backend.adamw_step(m->values[i], m->moments[i], m->squared_moments[i], m->ema.empty() ? none : m->ema[i],
-                           m->gradients[i], s);
-      }
-  }
+  const OptimizerResult result = optimizer_.step(p);
   zero_gradients();
   return result;
 }

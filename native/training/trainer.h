@@ -13,6 +13,7 @@
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
 #include "ops/types.h"
+#include "optim/adamw.h"
 
 namespace df {
 
@@ -58,18 +59,6 @@ struct TrainerOptions {
   bool exact = false;              ///< see UNet
   bool checkpointing = false;      ///< residual, attention and T5 blocks are computed again on the way back
   bool ema = false;
-};
-
-struct OptimizerStep {
-  int64_t step = 1;                ///< n of the bias corrections, from 1
-  double lr = 0, weight_decay = 1e-2, beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
-  double clip_norm = 0;            ///< largest global norm of the gradient; 0: not clipped
-  double ema_decay = 0;
-  double norm_limit = 0;           ///< > 0: a larger (or non-finite) norm leaves everything as it is
-};
-struct OptimizerResult {
-  double gradient_norm = 0;        ///< before clipping
-  bool applied = false;            ///< false: norm not finite or above the limit; parameters and moments are unchanged
 };
 
 /// A model, and what belongs to its parameters: states of its ParameterStore.
@@ -138,7 +127,8 @@ class Trainer {
   std::unique_ptr<UNet> unet_;
   std::unique_ptr<T5Encoder> t5_;
   TrainedModel unet_model_, t5_model_;
-  Tape tape_;
+  Tape tape_;         // watches the gradients of all parameters that are loaded
+  AdamW optimizer_;   // of the same
 };
 
 /// Gives all replicas the sum of their gradients, by the tree of tree_sum in the order of `replicas`: two replicas with
