@@ -21,6 +21,7 @@ class CpuBackend : public ReferenceBackend {
 
   // cpu_pack.cpp
   Weight pack(const Tensor& plain, DType dtype) override;
+  Weight pack_transposed(const Tensor& plain, DType dtype) override;
   void unpack(Tensor& plain, const Weight& weight) override;
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override;
 
