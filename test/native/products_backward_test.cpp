@@ -5,7 +5,7 @@
 #include "cpu/reference/reference_backend.h"
 #include "cpu/reference/values.h"
 #include "finite_difference.h"
-#include "gradient_case.h"
+#include "weight_gradient_case.h"
 
 namespace df::test {
 namespace {

@@ -1,4 +1,4 @@
-#include "gradient_case.h"
+#include "weight_gradient_case.h"
 
 #include <cmath>
 #include <cstring>
