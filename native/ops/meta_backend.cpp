@@ -62,6 +62,17 @@ class MetaBackend : public Backend {
   void group_norm_backward(Gradient, Tensor, Tensor, Gradient, Gradient, const Tensor&, const Tensor&, const GroupNormParams&) override {}
   void layer_norm_backward(Gradient, Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
   void rms_norm_backward(Gradient, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
+  void activation_backward(Gradient, const Tensor&, const Tensor&, Activation) override {}
+  void gated_activation_backward(Gradient, Gradient, const Tensor&, const Tensor&, const Tensor&, Activation) override {}
+  void scale_backward(Gradient, float, const Tensor&) override {}
+  void resample_backward(Gradient, const Tensor&, Resample) override {}
+  void prepend_mean_token_backward(Gradient, Tensor, const Tensor&) override {}
+  void embedding_backward(Tensor&, const Tensor&, const Tensor&) override {}
+  void relative_position_bias_backward(Tensor&, const Tensor&, int) override {}
+  void blend(Tensor&, const std::vector<float>&, const Tensor&, const std::vector<float>&, const Tensor&) override {}
+  void diffusion_loss(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const DiffusionLoss&) override {}
+  double squared_norm(const Tensor&) override { return 0; }
+  void adamw_step(Tensor&, Tensor&, Tensor&, Tensor&, const Tensor&, const AdamWStep&) override {}
 
  private:
   Weight pack_as(const Tensor& plain, int64_t out, int64_t in, DType dtype) {
