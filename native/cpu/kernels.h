@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "cpu/kernels_elementwise_backward.h"
+#include "cpu/kernels_products_backward.h"
 #include "cpu/kernels_training.h"
 
 namespace df {
@@ -130,6 +131,7 @@ struct CpuKernels {
 
   ElementwiseBackwardKernels elementwise_backward;
   TrainingKernels training;
+  ProductsBackwardKernels products_backward;
 };
 
 extern const CpuKernels kernels_portable;

@@ -12,6 +12,7 @@
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/elementwise_backward.h"
 #include "cpu/kernels/training.h"
+#include "cpu/kernels/products_backward.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -42,4 +43,5 @@ constexpr CpuKernels kTable = {
     {average4<float>, average4<bf16>},
     kElementwiseBackward,
     kTraining,
+    kProductsBackward,
 };
