@@ -32,6 +32,10 @@ class CpuBackend : public ReferenceBackend {
   void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
   void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
 
+  // cpu_products_backward.cpp
+  void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) override;
+  void bias_gradient(Tensor& db, const Tensor& dy, float scale) override;
+
   // cpu_winograd.cpp
   size_t conv2d_scratch_bytes(const Shape& x, const Weight& w, const Conv2dParams& p) override;
 
@@ -102,6 +106,8 @@ class CpuBackend : public ReferenceBackend {
   void unpack_int8(Tensor& plain, const Weight& w) const;
   void set_operands(GemmProblem& g, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   void multiply(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
+  /// Sizes only, for gradients dw of a weight and inputs x of `dtype`; no addresses.
+  WeightGradientProblem plan_weight_gradient(const Shape& dw, const Shape& x, DType dtype, const Conv2dParams& p) const;
   double winograd_gain(int64_t height, int64_t width, const Weight& w) const;
   bool use_winograd(const Shape& x, const Weight& w, const Conv2dParams& p) const;
   /// Sizes and strides of one block of tiles; no addresses.

@@ -7,6 +7,7 @@
 #include "cpu/kernels_attention_backward.h"
 #include "cpu/kernels_norm_backward.h"
 #include "cpu/kernels_elementwise_backward.h"
+#include "cpu/kernels_products_backward.h"
 #include "cpu/kernels_training.h"
 
 namespace df {
@@ -134,6 +135,7 @@ struct CpuKernels {
   AttentionBackwardKernels attention_backward;
   ElementwiseBackwardKernels elementwise_backward;
   TrainingKernels training;
+  ProductsBackwardKernels products_backward;
 };
 
 extern const CpuKernels kernels_portable;

@@ -14,6 +14,7 @@
 #include "cpu/kernels/attention_backward.h"
 #include "cpu/kernels/elementwise_backward.h"
 #include "cpu/kernels/training.h"
+#include "cpu/kernels/products_backward.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -46,4 +47,5 @@ constexpr CpuKernels kTable = {
     kAttentionBackward,
     kElementwiseBackward,
     kTraining,
+    kProductsBackward,
 };
