@@ -30,6 +30,11 @@ export interface Dataset {
    * @returns undefined when the picture cannot be read: it is then listed in `skipped`
    */
   load(index: number, options: LoadSampleOptions): Promise<Sample | undefined>;
+  /**
+   * Every caption that `load` may give, repetitions allowed, without decoding a picture: they are encoded before training
+   * starts.
+   */
+  captions(): AsyncIterable<string>;
   close(): Promise<void>;
   /** The pictures that could not be read so far, each once. */
   readonly skipped: { key: string; reason: string }[];
