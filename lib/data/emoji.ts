@@ -14,7 +14,7 @@ export interface EmojiOptions {
   set: EmojiSetName;
   /** `validation`: the twentieth that `train` (the default) does not see. */
   split?: 'train' | 'validation';
-  /** Half of the pictures mirrored left to right; default false: there are letters among them. */
+  /** Every second visit mirrored left to right; default false: there are letters and arrows among them. */
   flip?: boolean;
 }
 
@@ -71,6 +71,10 @@ class EmojiDataset implements Dataset {
       return undefined;
     }
     return { key, image: flip ? mirror(image, size) : image, width: size, height: size, caption };
+  }
+
+  async *captions(): AsyncGenerator<string> {
+    for (const position of this.chosen) yield* new Set(this.all[position]!.captions);
   }
 
   async close(): Promise<void> {

@@ -14,6 +14,8 @@ export interface FolderOptions {
   path: string;
   /** Column of metadata.jsonl or metadata.csv; default `text`. */
   captionColumn?: string;
+  /** One caption for all pictures, whatever lies beside them: the instance or class prompt of DreamBooth. */
+  caption?: string;
 }
 
 interface Entry {
@@ -30,14 +32,14 @@ export function isPictureName(name: string): boolean {
 /**
  * Pictures of a folder with captions as in Hugging Face's imagefolder: a metadata.jsonl or metadata.csv (columns
  * `file_name`, relative to it, and the captions) in the folder or in folders below it; where there is none at all, a .txt
- * file of the same name beside each picture.
+ * file of the same name beside each picture. With options.caption none of these is read.
  * @throws IFError `NOT_FOUND` (folder, captions, pictures), `INVALID_ARGUMENT` (column), `FILE_FORMAT`, `IO`
  */
 export async function openFolder(options: FolderOptions): Promise<PictureSource> {
   const { files, leftOut } = await listFolder(options.path);
   const metadata = files.filter((name) => METADATA_NAME.test(name));
   const pictures = files.filter(isPictureName);
-  const entries: Entry[] = metadata.length > 0
+  const entries: Entry[] = options.caption !== undefined ? withCaption(options.caption, options, pictures) : metadata.length > 0
     ? await fromMetadata(options, metadata, new Set(files), pictures, leftOut)
     : fromTextFiles(options, pictures, new Set(files), leftOut);
   if (entries.length === 0) throw nothingLeft(options.path, leftOut);
@@ -46,8 +48,25 @@ export async function openFolder(options: FolderOptions): Promise<PictureSource>
     description: `folder ${options.path}, ${entries.length} pictures`,
     leftOut,
     read: (index) => readEntry(options.path, entries[index]!),
+    async *captions() {
+      if (options.caption !== undefined) return yield options.caption;
+      for (const entry of entries) {
+        if (entry.captions) yield* entry.captions;
+        else {
+          const record = await readEntry(options.path, entry);
+          if ('captions' in record) yield* record.captions;
+        }
+      }
+    },
     close: async () => undefined,
   };
+}
+
+function withCaption(caption: string, { path: folder, captionColumn }: FolderOptions, pictures: string[]): Entry[] {
+  if (captionColumn !== undefined) throw new IFError('INVALID_ARGUMENT', `data folder ${folder}: give either caption or captionColumn, not both`);
+  if (caption.trim() === '') throw new IFError('INVALID_ARGUMENT', `data folder ${folder}: caption must not be blank`);
+  const captions = [caption];
+  return pictures.map((key) => ({ key, captions }));
 }
 
 /** The error for data of which no picture is left, with the first reason. */

@@ -26,13 +26,15 @@ export interface PictureSource {
   /** What was found but left out when it was opened. */
   readonly leftOut: readonly Skipped[];
   read(index: number, signal?: AbortSignal): Promise<PictureRecord | Skipped>;
+  /** See Dataset.captions. */
+  captions(): AsyncIterable<string>;
   close(): Promise<void>;
 }
 
 export interface PictureOptions {
   /** Where a picture that is not square is cut; default `random`. */
   crop?: 'random' | 'center';
-  /** Half of the pictures mirrored left to right; default false: captions may say where things are. */
+  /** Every second visit mirrored left to right; default true. Turn it off when captions say where things are. */
   flip?: boolean;
 }
 
@@ -69,7 +71,7 @@ export class PictureDataset implements Dataset {
 
   constructor(private readonly source: PictureSource, options: PictureOptions) {
     this.crop = options.crop ?? 'random';
-    this.flip = options.flip ?? false;
+    this.flip = options.flip ?? true;
     for (const skipped of source.leftOut) this.list.add(skipped);
   }
 
@@ -93,6 +95,10 @@ export class PictureDataset implements Dataset {
     const image = await decode(encoded, (pixels) => toSquare(pixels, { size, crop: this.crop, flip: this.flip, random }), signal);
     if ('reason' in image) return this.skip({ key, reason: image.reason });
     return { key, image, width: size, height: size, caption, ...(weight === undefined ? {} : { weight }) };
+  }
+
+  captions(): AsyncIterable<string> {
+    return this.source.captions();
   }
 
   close(): Promise<void> {

@@ -56,11 +56,10 @@ export function mirror(data: Uint8Array, size: number): Uint8Array {
 }
 
 /**
- * The low-resolution picture that stages II and III are conditioned on: the same square, resized as the pictures that
- * the stage below was trained on.
+ * The low-resolution picture that stages II and III are conditioned on: the same square, antialiased.
  * @param image 3 · size · size bytes, RGB
  * @returns 3 · lowSize · lowSize bytes
  */
-export function lowResolution(image: Uint8Array, size: number, lowSize: number): Promise<Uint8Array> {
-  return addon.resizePixels(image, size, size, 3, lowSize, lowSize, FILTER);
+export function lowResolution(image: Uint8Array, size: number, lowSize: number, filter: ResizeFilter): Promise<Uint8Array> {
+  return addon.resizePixels(image, size, size, 3, lowSize, lowSize, filter);
 }
