@@ -63,9 +63,11 @@ export function isHeldOut(hexcode: string): boolean {
 /**
  * The emojis of a set that have a name: without skin tones, flags and clock faces.
  * @param base folder of the project whose packages are looked at first, then those of this package
- * @throws IFError `NOT_FOUND` with the command that installs what is missing; `FILE_FORMAT`, `IO`
+ * @throws IFError `NOT_FOUND` with the command that installs what is missing; `INVALID_ARGUMENT` for another set;
+ *   `FILE_FORMAT`, `IO`
  */
 export async function loadEmojiSet(set: EmojiSetName, base: string): Promise<EmojiSet> {
+  if (!Object.hasOwn(ICONS, set)) throw new IFError('INVALID_ARGUMENT', `data.set: expected ${Object.keys(ICONS).join(' or ')}, got ${JSON.stringify(set)}`);
   const packages = [ICONS[set], NAMES];
   const folders = packages.map((name) => packageFolder(name, base));
   const missing = packages.filter((_, i) => folders[i] === undefined);

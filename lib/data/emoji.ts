@@ -114,8 +114,9 @@ class EmojiDataset implements Dataset {
  * @throws IFError as loadEmojiSet
  */
 export async function openEmoji(options: EmojiOptions, context: DataContext): Promise<Dataset> {
-  const { emojis, versions } = await loadEmojiSet(options.set, context.base);
   const split = options.split ?? 'train';
+  if (split !== 'train' && split !== 'validation') throw new IFError('INVALID_ARGUMENT', `data.split: expected train or validation, got ${JSON.stringify(split)}`);
+  const { emojis, versions } = await loadEmojiSet(options.set, context.base);
   const chosen = [...emojis.keys()].filter((i) => isHeldOut(emojis[i]!.hexcode) === (split === 'validation'));
   return new EmojiDataset(`${options.set} emojis, ${split}, ${chosen.length} pictures (${versions})`, emojis, chosen, versions, options, context);
 }
