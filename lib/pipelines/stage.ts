@@ -3,6 +3,7 @@ import { DDPMScheduler } from '../diffusion/ddpm.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
 import { parseUNetConfig, readJson, type UNetConfig } from '../models/config.js';
+import { isJsonObject, type JsonObject } from '../models/json.js';
 import { UNet } from '../models/unet.js';
 import type { Images } from '../tensor.js';
 import { findWeights, resolveStage, type StageFolder } from '../weights/folder.js';
@@ -21,16 +22,47 @@ export interface StageSettings {
   noiseLevel: number;
 }
 
+/** What the configuration files of a stage say, checked together. */
+export interface StageFiles {
+  folder: StageFolder;
+  config: UNetConfig;
+  scheduler: DDPMScheduler;
+  /** Noises the low-resolution picture; undefined in stage I. */
+  noiser: DDPMScheduler | undefined;
+}
+
+/**
+ * Reads the configuration files of a pipeline folder.
+ * @param unet fields of unet/config.json instead of the file's
+ * @throws IFError `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`
+ */
+export async function readStage(dir: string, unet: JsonObject = {}): Promise<StageFiles> {
+  const folder = await resolveStage(dir);
+  const configFile = `${folder.unet}/config.json`;
+  const json = await readJson(configFile);
+  const config = parseUNetConfig(isJsonObject(json) ? { ...json, ...unet } : json, configFile);
+  const scheduler = await openScheduler(folder.scheduler);
+  const upscales = config.classEmbedType === 'timestep';
+  if (upscales !== (folder.kind === 'super_resolution')) {
+    throw new IFError('UNSUPPORTED', `${folder.dir}: the pipeline class is ${folder.modelIndex.className}, but the UNet ${upscales ? 'has' : 'lacks'} the class embedding of an upscaling stage`);
+  }
+  if (upscales && config.inChannels % 2 !== 0) {
+    throw new IFError('UNSUPPORTED', `${configFile}: an upscaling stage needs an even in_channels (noisy picture and low-resolution picture), got ${config.inChannels}`);
+  }
+  const channels = upscales ? config.inChannels / 2 : config.inChannels;
+  if (config.outChannels !== channels && config.outChannels !== 2 * channels) {
+    throw new IFError('UNSUPPORTED', `${configFile}: out_channels must be ${channels}, or ${2 * channels} with the variance, got ${config.outChannels}`);
+  }
+  if (scheduler.learnsVariance && config.outChannels !== 2 * channels) {
+    throw new IFError('UNSUPPORTED', `${folder.scheduler}: variance_type ${scheduler.config.varianceType} needs a UNet with ${2 * channels} output channels, this one has ${config.outChannels}`);
+  }
+  const noiser = folder.imageNoisingScheduler ? await openScheduler(folder.imageNoisingScheduler) : upscales ? scheduler : undefined;
+  return { folder, config, scheduler, noiser };
+}
+
 /** One stage of a cascade: its folder and configuration. Weights are loaded by `sample` and freed after it. */
 export class Stage {
-  private constructor(
-    readonly folder: StageFolder,
-    readonly config: UNetConfig,
-    readonly scheduler: DDPMScheduler,
-    /** Noises the low-resolution picture; undefined in stage I. */
-    readonly noiser: DDPMScheduler | undefined,
-    private readonly files: string[],
-  ) {}
+  private constructor(private readonly read: StageFiles, private readonly files: string[]) {}
 
   /**
    * Reads the configuration files of a pipeline folder and finds its weights.
@@ -38,27 +70,26 @@ export class Stage {
    * @throws IFError `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`
    */
   static async open(dir: string, variant?: 'fp16' | 'bf16'): Promise<Stage> {
-    const folder = await resolveStage(dir);
-    const configFile = `${folder.unet}/config.json`;
-    const config = parseUNetConfig(await readJson(configFile), configFile);
-    const scheduler = await openScheduler(folder.scheduler);
-    const upscales = config.classEmbedType === 'timestep';
-    if (upscales !== (folder.kind === 'super_resolution')) {
-      throw new IFError('UNSUPPORTED', `${folder.dir}: the pipeline class is ${folder.modelIndex.className}, but the UNet ${upscales ? 'has' : 'lacks'} the class embedding of an upscaling stage`);
-    }
-    if (upscales && config.inChannels % 2 !== 0) {
-      throw new IFError('UNSUPPORTED', `${configFile}: an upscaling stage needs an even in_channels (noisy picture and low-resolution picture), got ${config.inChannels}`);
-    }
-    const channels = upscales ? config.inChannels / 2 : config.inChannels;
-    if (config.outChannels !== channels && config.outChannels !== 2 * channels) {
-      throw new IFError('UNSUPPORTED', `${configFile}: out_channels must be ${channels}, or ${2 * channels} with the variance, got ${config.outChannels}`);
-    }
-    if (scheduler.learnsVariance && config.outChannels !== 2 * channels) {
-      throw new IFError('UNSUPPORTED', `${folder.scheduler}: variance_type ${scheduler.config.varianceType} needs a UNet with ${2 * channels} output channels, this one has ${config.outChannels}`);
-    }
-    const noiser = folder.imageNoisingScheduler ? await openScheduler(folder.imageNoisingScheduler) : upscales ? scheduler : undefined;
-    const { files } = await findWeights(folder.unet, 'unet', variant ? { variant } : {});
-    return new Stage(folder, config, scheduler, noiser, files);
+    const read = await readStage(dir);
+    const { files } = await findWeights(read.folder.unet, 'unet', variant ? { variant } : {});
+    return new Stage(read, files);
+  }
+
+  get folder(): StageFolder {
+    return this.read.folder;
+  }
+
+  get config(): UNetConfig {
+    return this.read.config;
+  }
+
+  get scheduler(): DDPMScheduler {
+    return this.read.scheduler;
+  }
+
+  /** Noises the low-resolution picture; undefined in stage I. */
+  get noiser(): DDPMScheduler | undefined {
+    return this.read.noiser;
   }
 
   get upscales(): boolean {
