@@ -21,6 +21,9 @@ export type DType = 'f32' | 'bf16';
 /** Of the text encoder: weights and arithmetic, or `int8`: int8 weights, with the arithmetic of the networks that it serves. */
 export type T5DType = DType | 'int8';
 
+/** Box, triangle, Keys' cubic with a = −1/2, Lanczos with three lobes. */
+export type ResizeFilter = 'box' | 'bilinear' | 'bicubic' | 'lanczos';
+
 export interface TensorInfo {
   shape: number[];
   dtype: 'f32' | 'bf16' | 'f16' | 'i32' | 'i64' | 'u8';
@@ -214,9 +217,10 @@ export interface Addon {
 
   /**
    * Antialiased resize of interleaved 8-bit pixels as Pillow's Image.resize computes it (separable, support scaled by the
-   * reduction); synchronous, for worker threads.
+   * reduction), on a thread of its own: it waits behind no device. The pixels must be neither changed nor transferred
+   * before it ends.
    */
-  resizePixels(pixels: Uint8Array, width: number, height: number, channels: number, newWidth: number, newHeight: number, filter: 'box' | 'bilinear' | 'bicubic' | 'lanczos'): Uint8Array;
+  resizePixels(pixels: Uint8Array, width: number, height: number, channels: number, newWidth: number, newHeight: number, filter: ResizeFilter): Promise<Uint8Array>;
 
   /** One sampler step of a batch; cond with twice the pictures' texts (unconditional first) means guidance. */
   denoiseStep(input: {

@@ -15,6 +15,7 @@ void bind(Napi::Env env, Napi::Object exports, const char* name) {
 void bind_tensors(Napi::Env env, Napi::Object exports);
 void bind_models(Napi::Env env, Napi::Object exports);
 void bind_sampling(Napi::Env env, Napi::Object exports);
+void bind_images(Napi::Env env, Napi::Object exports);
 void bind_files(Napi::Env env, Napi::Object exports);
 void bind_benchmarks(Napi::Env env, Napi::Object exports);
 void bind_system(Napi::Env env, Napi::Object exports);

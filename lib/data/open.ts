@@ -1,0 +1,25 @@
+import path from 'node:path';
+import { IFError } from '../errors.js';
+import type { DataContext } from './context.js';
+import type { Dataset } from './dataset.js';
+import { openEmoji, type EmojiOptions } from './emoji.js';
+import { openFolder, type FolderOptions } from './folder.js';
+import { PictureDataset, type PictureOptions } from './picture-dataset.js';
+
+/** What a configuration says about its pictures. */
+export type DataConfig =
+  | ({ type: 'folder' } & FolderOptions & PictureOptions)
+  | ({ type: 'emoji' } & EmojiOptions);
+
+/**
+ * Opens a data source. Everything that can be checked without decoding a picture is checked here.
+ * @param config its paths are relative to context.base
+ * @throws IFError `INVALID_ARGUMENT`, `NOT_FOUND`, `FILE_FORMAT`, `IO`: one line that says what is wrong with the data
+ */
+export async function openDataset(config: DataConfig, context: DataContext): Promise<Dataset> {
+  switch (config.type) {
+    case 'folder': return new PictureDataset(await openFolder({ ...config, path: path.resolve(context.base, config.path) }), config);
+    case 'emoji': return openEmoji(config, context);
+    default: throw new IFError('INVALID_ARGUMENT', `data.type: expected folder or emoji, got ${JSON.stringify((config as { type: unknown }).type)}`);
+  }
+}
