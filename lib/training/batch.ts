@@ -1,4 +1,5 @@
-import { addon, type MicroBatch, type TrainingSample } from '../addon.js';
+import type { MicroBatch, TrainingSample } from '../addon.js';
+import { lowResolution } from '../data/transforms.js';
 import type { Objective } from '../diffusion/objective.js';
 import { drawTimestep } from '../diffusion/timestep-sampler.js';
 import { Purpose, type StatelessRandom } from '../stateless-random.js';
@@ -33,11 +34,12 @@ export function tokenText({ tokenizer, config }: TextEncoderFiles): TextSource {
 }
 
 /** The low-resolution pictures of a batch, one after another; null in stage I. */
-export function lowResPictures(samples: readonly Pick<LoadedSample, 'image'>[], size: number, lowRes: RunConfig['lowRes']): { pixels: Uint8Array | null; side: number } {
+export async function lowResPictures(samples: readonly Pick<LoadedSample, 'image'>[], size: number, lowRes: RunConfig['lowRes']): Promise<{ pixels: Uint8Array | null; side: number }> {
   if (!lowRes) return { pixels: null, side: 0 };
   const side = size / lowRes.factor;
   const pixels = new Uint8Array(samples.length * 3 * side * side);
-  for (const [i, { image }] of samples.entries()) pixels.set(addon.resizePixels(image, size, size, 3, side, side, lowRes.filter), i * 3 * side * side);
+  const small = await Promise.all(samples.map(({ image }) => lowResolution(image, size, side, lowRes.filter)));
+  small.forEach((picture, i) => pixels.set(picture, i * 3 * side * side));
   return { pixels, side };
 }
 
@@ -83,7 +85,7 @@ export class BatchBuilder {
     const { size } = this.config;
     const images = new Uint8Array(samples.length * 3 * size * size);
     samples.forEach(({ image }, i) => images.set(image, i * 3 * size * size));
-    const { pixels, side } = lowResPictures(samples, size, this.config.lowRes);
+    const { pixels, side } = await lowResPictures(samples, size, this.config.lowRes);
     const { text, tokens } = await this.text(captions, device);
     try {
       return await use({

@@ -84,7 +84,7 @@ export class Previews {
     try {
       const images = await denoise(unet, {
         scheduler: this.scheduler, noiser: this.model.noiser, text, negativeText, batch: items.length, height: size, width: size, generator, settings: this.settings, device,
-        lowRes: lowRes && toImages(lowResPictures(items.map(({ picture }) => picture!), size, lowRes)), index: this.config.stage, signal,
+        lowRes: lowRes && toImages(await lowResPictures(items.map(({ picture }) => picture!), size, lowRes)), index: this.config.stage, signal,
       });
       if (!images) throw new IFError('DIVERGED', 'the preview is not finite (NaN or infinity): the weights have diverged; lower optimizer.lr, or use dtype f32');
       return images;
