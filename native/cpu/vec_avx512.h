@@ -43,6 +43,13 @@ DF_INLINE void store_n(bf16* p, Vec v, int n) { _mm256_mask_storeu_epi16(p, firs
 DF_INLINE void store_n(f16* p, Vec v, int n) { _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtps_ph(v, 0)); }
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+/// a * b, rounded: the compiler cannot see it and fuse it with an addition.
+DF_INLINE Vec rounded_product(Vec a, Vec b) {
+  Vec p = a * b;
+  __asm__("" : "+v"(p));
+  return p;
+}
+DF_INLINE Vec square_root(Vec v) { return _mm512_sqrt_ps(v); }
 /// A NaN in `b` comes through; a NaN in `a` gives `b`.
 DF_INLINE Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 DF_INLINE Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }

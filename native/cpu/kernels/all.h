@@ -10,6 +10,8 @@
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/norm.h"
 #include "cpu/kernels/attention.h"
+#include "cpu/kernels/elementwise_backward.h"
+#include "cpu/kernels/training.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -38,4 +40,6 @@ constexpr CpuKernels kTable = {
      {convert<f16, float>, convert<f16, bf16>, convert<f16, f16>}},
     {all_finite<float>, all_finite<bf16>, all_finite<f16>},
     {average4<float>, average4<bf16>},
+    kElementwiseBackward,
+    kTraining,
 };
