@@ -226,10 +226,12 @@ class Run {
   }
 }
 
-/** What of the trainer a checkpoint holds. */
+/** What of the trainer a checkpoint holds, in the order in which it is read back: parameters come first. */
 function stateParts({ config, model }: Setup): TrainerState[] {
-  const parts: TrainerState[] = ['unet', 'unet_moments', ...(config.ema ? ['unet_ema' as const] : [])];
-  return model.trainTextEncoder ? [...parts, 't5', 't5_moments', ...(config.ema ? ['t5_ema' as const] : [])] : parts;
+  const parameters: TrainerState[] = model.trainTextEncoder ? ['unet', 't5'] : ['unet'];
+  const moments: TrainerState[] = model.trainTextEncoder ? ['unet_moments', 't5_moments'] : ['unet_moments'];
+  const averages: TrainerState[] = model.trainTextEncoder ? ['unet_ema', 't5_ema'] : ['unet_ema'];
+  return [...parameters, ...moments, ...(config.ema ? averages : [])];
 }
 
 async function encodeCaptions({ config, model, datasets, previewItems }: Setup, cacheDir: string | null, onEvent: OnTrainingEvent, signal: AbortSignal | undefined): Promise<PromptStore> {
