@@ -6,6 +6,8 @@
 
 #include "cpu/kernels_elementwise_backward.h"
 #include "cpu/kernels_training.h"
+#include "cpu/kernels_attention_backward.h"
+#include "cpu/kernels_norm_backward.h"
 
 namespace df {
 
@@ -130,6 +132,8 @@ struct CpuKernels {
 
   ElementwiseBackwardKernels elementwise_backward;
   TrainingKernels training;
+  NormBackwardKernels norm_backward;
+  AttentionBackwardKernels attention_backward;
 };
 
 extern const CpuKernels kernels_portable;

@@ -34,7 +34,7 @@ Weight ReferenceBackend::pack_transposed(const Tensor& plain, DType dtype) {
 
 void ReferenceBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p,
                                        float scale) {
-  const bool convolution = dw.shape().rank() == 4;
+  const bool convolution = dw.shape().rank() == 4 && x.shape().rank() == 4;
   const int64_t in = dw.dim(-1), out = dw.dim(0), items = items_of(x);
   const int64_t kernel_h = convolution ? dw.dim(1) : 1, kernel_w = convolution ? dw.dim(2) : 1;
   // a linear layer is a 1×1 convolution of images of one column
