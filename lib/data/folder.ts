@@ -3,7 +3,7 @@ import path from 'node:path';
 import { IFError } from '../errors.js';
 import { ioError } from '../files.js';
 import { captionsOf, readMetadata, requireColumn } from './metadata.js';
-import type { PictureRecord, PictureSource, Skipped } from './picture-dataset.js';
+import { nothingLeft, type PictureRecord, type PictureSource, type Skipped } from './picture-dataset.js';
 import { containedPath, listFolder } from './walk.js';
 
 const PICTURE_NAME = /\.(jpe?g|png|webp|gif|tiff?|avif)$/i;
@@ -67,13 +67,6 @@ function withCaption(caption: string, { path: folder, captionColumn }: FolderOpt
   if (caption.trim() === '') throw new IFError('INVALID_ARGUMENT', `data folder ${folder}: caption must not be blank`);
   const captions = [caption];
   return pictures.map((key) => ({ key, captions }));
-}
-
-/** The error for data of which no picture is left, with the first reason. */
-export function nothingLeft(where: string, leftOut: readonly Skipped[]): IFError {
-  const first = leftOut[0];
-  return new IFError('NOT_FOUND', `data ${where}: no usable picture`
-    + (first ? `: ${leftOut.length} left out, the first: ${first.key}: ${first.reason}` : '; expected .jpg, .png, .webp, .gif, .tif or .avif files'));
 }
 
 async function fromMetadata(

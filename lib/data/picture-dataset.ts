@@ -38,6 +38,13 @@ export interface PictureOptions {
   flip?: boolean;
 }
 
+/** The error for data of which no picture is left, with the first reason. */
+export function nothingLeft(where: string, leftOut: readonly Skipped[]): IFError {
+  const first = leftOut[0];
+  return new IFError('NOT_FOUND', `data ${where}: no usable picture`
+    + (first ? `: ${leftOut.length} left out, the first: ${first.key}: ${first.reason}` : '; expected .jpg, .png, .webp, .gif, .tif or .avif files'));
+}
+
 /** One of several, by a number in [0, 1). */
 export function choose<T>(items: readonly T[], uniform: number): T {
   return items[Math.floor(uniform * items.length)]!;
