@@ -1,29 +1,7 @@
 import type { DType, T5DType } from '../addon.js';
+import type { DataConfig } from '../data/open.js';
 
-/** Pictures of a folder with a `metadata.jsonl`: {"file_name": …, "text": …} per line (Hugging Face imagefolder). */
-export interface FolderDataConfig {
-  type: 'folder';
-  /** The folder; relative to where the program runs. */
-  path: string;
-  /** Key of the caption in metadata.jsonl. Default: `text`. */
-  captionKey?: string;
-  /** Which square of a picture that is not square. Default: `random`. */
-  crop?: 'random' | 'center';
-  /** Mirror every second visit. Default: true. */
-  flip?: boolean;
-}
-
-/** Emoji of an npm icon set with their names and keywords as captions. */
-export interface EmojiDataConfig {
-  type: 'emoji';
-  set: 'noto' | 'fluent-emoji';
-  /** Mirror every second visit. Default: false (letters, clocks and arrows are among them). */
-  flip?: boolean;
-}
-
-export type DataConfig = FolderDataConfig | EmojiDataConfig;
-
-/** A training run. Everything but `model`, `data`, and `steps` or `epochs` has a default. */
+/** A training run. Everything but `model`, `data`, and `steps` or `epochs` has a default. Paths are relative to where the program runs. */
 export interface TrainingConfig {
   model: {
     /** Pipeline folder (model_index.json) of the stage to train, or `if-emoji`, the model that comes with the package. */

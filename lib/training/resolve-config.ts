@@ -6,8 +6,8 @@ const STEPS = { min: 1, max: 1e9, integer: true } as const;
 const PROBABILITY = { min: 0, max: 1 } as const;
 
 const dataSchema = union({
-  folder: object({ path: text(), captionKey: text('text'), crop: choice(['random', 'center'], 'random'), flip: boolean(true) }),
-  emoji: object({ set: choice(['noto', 'fluent-emoji']), flip: boolean(false) }),
+  folder: object({ path: text(), captionColumn: optional(text()), caption: optional(text()), crop: choice(['random', 'center'], 'random'), flip: boolean(true) }),
+  emoji: object({ set: choice(['noto', 'fluent']), split: choice(['train', 'validation'], 'train'), flip: boolean(false) }),
 });
 const multiplier = number({ min: 0, max: 1e6, default: 5 });
 const portion = number({ min: 0.001, max: 1, default: 0.25 });
@@ -151,7 +151,10 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
   }
 }
 
-// a configuration that TypeScript accepts has no key or type that the schema refuses
+// the types of a configuration file and the schema name the same keys, and what the types accept the schema reads
 type Accepts<A, B extends A> = B;
-export type SchemaCoversTypes = Accepts<DeepPartial<ResolvedConfig>, DeepPartial<TrainingConfig>>;
+export type TypesAgree = [
+  Accepts<DeepPartial<ResolvedConfig>, DeepPartial<TrainingConfig>>,
+  Accepts<keyof ResolvedConfig, keyof TrainingConfig>, Accepts<keyof TrainingConfig, keyof ResolvedConfig>,
+];
 type DeepPartial<T> = T extends readonly (infer E)[] ? DeepPartial<E>[] : T extends object ? { [K in keyof T]?: DeepPartial<T[K]> } : T;

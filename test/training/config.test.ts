@@ -16,7 +16,7 @@ describe('defaults', () => {
   test('those of the field', () => {
     expect(resolve(minimal)).toEqual({
       model: { folder: 'if-emoji', fromScratch: false, trainTextEncoder: false },
-      data: { type: 'folder', path: 'pictures', captionKey: 'text', crop: 'random', flip: true },
+      data: { type: 'folder', path: 'pictures', crop: 'random', flip: true },
       captionDropout: 0.1,
       objective: { loss: 'mse', huberDelta: 1, weighting: { type: 'none' }, timesteps: { type: 'uniform' }, noise: { offset: 0, pyramidDiscount: 0, inputPerturbation: 0 } },
       optimizer: { lr: 1e-4, weightDecay: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, clipNorm: 1, normLimit: 1e4 },
@@ -80,7 +80,7 @@ describe('--set', () => {
     expect(set('ema=false', 'ema.decay=0.5')).toMatchObject({ ema: { decay: 0.5 } });
     expect(set('objective.weighting.type=min_snr', 'objective.weighting.gamma=3')).toMatchObject({ objective: { weighting: { type: 'min_snr', gamma: 3 } } });
     expect(set('data.flip=false')).toMatchObject({ data: { path: 'pictures', flip: false } });
-    expect(set('data.type=emoji', 'data.set=noto').data).toEqual({ type: 'emoji', set: 'noto', flip: false });
+    expect(set('data.type=emoji', 'data.set=noto').data).toEqual({ type: 'emoji', set: 'noto', split: 'train', flip: false });
     expect(set('model.fromScratch=true', 'model.unet.block_out_channels=[32, 64]', 'model.unet.act_fn=silu')).toMatchObject({ model: { unet: { block_out_channels: [32, 64], act_fn: 'silu' } } });
   });
   test.each<[string, RegExp]>([
