@@ -7,7 +7,7 @@ const BAR_WIDTH = 24;
 export class ProgressReport {
   private line = '';
   private stageSeconds = 0;
-  private loading = '';
+  private announced = '';
   private readonly live: boolean;
 
   constructor(private readonly out: NodeJS.WriteStream, private readonly verbose: boolean) {
@@ -18,7 +18,7 @@ export class ProgressReport {
     switch (event.type) {
       case 'warning': return this.print(`warning: ${event.message}`);
       case 'plan': return this.verbose ? this.print(`plan: ${event.component}: weights ${gigabytes(event.weightBytes)}, activations ${gigabytes(event.activationBytes)}`) : undefined;
-      case 'load': return this.load(event);
+      case 'load': return this.bytes(event.component, 'loading', event.done, event.total);
       case 'step': return this.step(event);
     }
   };
@@ -29,11 +29,13 @@ export class ProgressReport {
     this.line = '';
   }
 
-  private load({ component, done, total }: Extract<ProgressEvent, { type: 'load' }>): void {
+  /** Bytes done of a file or component: a bar, or one line when piped. */
+  bytes(label: string, verb: string, done: number, total: number): void {
     const fraction = total > 0 ? done / total : 1;
-    if (this.live) return this.update(`${component.padEnd(12)} ${bar(fraction)} ${gigabytes(done)} of ${gigabytes(total)}`, fraction >= 1);
-    if (this.loading !== component) this.print(`${component}: loading ${gigabytes(total)}`);
-    this.loading = component;
+    if (this.live) return this.update(`${label.padEnd(12)} ${bar(fraction)} ${gigabytes(done)} of ${gigabytes(total)}`, fraction >= 1);
+    const line = `${label}: ${verb} ${gigabytes(total)}`;
+    if (this.announced !== line) this.print(line);
+    this.announced = line;
   }
 
   private step(event: Extract<ProgressEvent, { type: 'step' }>): void {

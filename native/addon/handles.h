@@ -7,6 +7,7 @@
 #include "addon/napi_setup.h"
 #include "core/random.h"
 #include "core/tensor.h"
+#include "io/safetensors.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
 
@@ -25,6 +26,7 @@ DF_HANDLE(UNet, "UNet", 3)
 DF_HANDLE(T5Encoder, "T5Encoder", 4)
 DF_HANDLE(Conditioning, "Conditioning", 5)
 DF_HANDLE(std::atomic<bool>, "CancelToken", 6)
+DF_HANDLE(SafetensorsWriter, "SafetensorsWriter", 20)
 #undef DF_HANDLE
 
 template <class T> struct Handle {
