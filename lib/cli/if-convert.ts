@@ -12,7 +12,7 @@ import { packageVersion, runCli } from './run.js';
 
 const EXAMPLES = `
 Examples:
-  $ if-convert original-to-diffusers IF-I-XL-v1.0-original IF-I-XL
+  $ if-convert original-to-diffusers IF-I-XL-original IF-I-XL --text-encoder t5-v1_1-xxl
   $ if-convert diffusers-to-original IF-I-XL IF-I-XL-original
   $ if-convert diffengine work_dirs/if_l/epoch_50.pth IF-I-L-tuned --base IF-I-L-v1.0
   $ if-convert dtype IF-I-XL IF-I-XL-bf16 --dtype bf16
@@ -27,6 +27,7 @@ interface Flags {
   maxShardSize?: number;
   variant?: WeightsVariant;
   base: string;
+  textEncoder?: string;
   saveKeys?: Component[];
   json: boolean;
 }
@@ -71,8 +72,9 @@ function conversion(name: string, description: string, input: string, inputHelp:
   });
 }
 
-conversion('original-to-diffusers', 'A checkpoint of the original IF code becomes a diffusers folder (unet, schedulers; no text encoder).',
-  '<in>', 'folder with config.yml and pytorch_model.bin', [dtype(), shards(), force()], (from, to, options) => originalToDiffusers(from, to, options));
+conversion('original-to-diffusers', 'A checkpoint of the original IF code becomes a diffusers folder.', '<in>', 'folder with config.yml and pytorch_model.bin',
+  [new Option('--text-encoder <dir>', 'T5 for it: a folder with config.json, weights and spiece.model, or a pipeline folder (default: none)'), dtype(), shards(), force()],
+  (from, to, options, flags) => originalToDiffusers(from, to, { ...options, ...(flags.textEncoder === undefined ? {} : { textEncoder: flags.textEncoder }) }));
 conversion('diffusers-to-original', 'The UNet of a diffusers folder becomes a checkpoint of the original IF code.',
   '<in>', 'pipeline folder, or its unet folder', [force()], (from, to, options) => diffusersToOriginal(from, to, options));
 conversion('diffengine', 'A checkpoint of diffengine (epoch_N.pth) becomes a diffusers folder.', '<checkpoint>', 'the .pth file',

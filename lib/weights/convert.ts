@@ -12,6 +12,7 @@ import { findWeights, listFolder, weightsBaseName } from './folder.js';
 import { originalConfigYaml, parseOriginalConfig } from './original-config.js';
 import { writeFolder, type OutputOptions } from './output-path.js';
 import { denoisingScheduler, imageNoisingScheduler, pipelineIndex, writeJson } from './pipeline-files.js';
+import { copyTextEncoder } from './rewrite.js';
 import { writeModel, type WriteOptions, type WrittenTensor } from './safetensors-writer.js';
 import { requireTensors } from './tensor-check.js';
 import { diffusersTensors, joinParts, takePart, unetTable, type TensorRow } from './tensor-map.js';
@@ -21,6 +22,11 @@ import { writeStateDict } from './torch-archive-writer.js';
 export interface ConvertOptions extends OutputOptions, WriteOptions {
   /** Floating types are converted into it. Left out: every tensor keeps its own. */
   dtype?: WeightDType;
+}
+
+export interface OriginalOptions extends ConvertOptions {
+  /** Where the new pipeline gets its text encoder and tokenizer from: see copyTextEncoder. Left out: it has none. */
+  textEncoder?: string;
 }
 
 export const ORIGINAL_CONFIG = 'config.yml';
@@ -36,13 +42,12 @@ export async function readOriginalConfig(file: string): Promise<UNetConfig> {
 }
 
 /**
- * Makes a diffusers pipeline folder (unet, schedulers, model_index.json; no text encoder) of a checkpoint folder of the
- * original IF code.
+ * Makes a diffusers pipeline folder (unet, schedulers, model_index.json) of a checkpoint folder of the original IF code.
  * @param input holds config.yml and pytorch_model.bin
  * @throws IFError `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`; `WEIGHTS` with all tensors that do not fit the config; `IO`,
  *   `INVALID_ARGUMENT` for the output (see writeFolder), `CANCELLED`
  */
-export async function originalToDiffusers(input: string, output: string, options: ConvertOptions = {}): Promise<void> {
+export async function originalToDiffusers(input: string, output: string, options: OriginalOptions = {}): Promise<void> {
   const configFile = path.join(input, ORIGINAL_CONFIG);
   const config = await readOriginalConfig(configFile);
   const weightsFile = path.join(input, ORIGINAL_WEIGHTS);
@@ -51,13 +56,15 @@ export async function originalToDiffusers(input: string, output: string, options
     const table = unetTable(parseUNetConfig(unetConfigJson(config), configFile)); // refuses widths that do not go together
     requireTensors(source.specs, table.map((row) => row.original), weightsFile);
     const kind = config.classEmbedType === null ? 'base' : 'super_resolution';
-    await writeFolder(output, [input], options, async (dir) => {
+    const { textEncoder } = options;
+    await writeFolder(output, textEncoder === undefined ? [input] : [input, textEncoder], options, async (dir) => {
       const unet = path.join(dir, 'unet');
       await writeJson(path.join(unet, 'config.json'), unetConfigJson(config));
       await writeModel(unet, weightsBaseName('unet'), splitTensors(source, table, options.dtype), options);
       await writeJson(path.join(dir, 'scheduler', 'scheduler_config.json'), denoisingScheduler(kind));
       if (kind === 'super_resolution') await writeJson(path.join(dir, 'image_noising_scheduler', 'scheduler_config.json'), imageNoisingScheduler());
-      await writeJson(path.join(dir, 'model_index.json'), pipelineIndex(kind, false));
+      if (textEncoder !== undefined) await copyTextEncoder(textEncoder, dir, config.encoderHidDim, options);
+      await writeJson(path.join(dir, 'model_index.json'), pipelineIndex(kind, textEncoder !== undefined));
     });
   } finally {
     await source.close();

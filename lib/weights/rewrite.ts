@@ -1,10 +1,11 @@
 // Models written anew: as safetensors, in another type, with other weights for some components. Small files are copied.
-import { copyFile, mkdir, readFile, stat } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { IFError } from '../errors.js';
 import { ioError } from '../files.js';
 import { isJsonObject, parseJson, readJson, type JsonObject } from '../models/json.js';
 import { parseModelIndex } from '../models/model-index.js';
+import { parseT5Config } from '../models/t5-config.js';
 import type { ConvertOptions } from './convert.js';
 import { isWeightDType, type WeightDType } from './file-dtype.js';
 import { findWeights, listFolder, weightsBaseName, type Component, type WeightsVariant } from './folder.js';
@@ -21,7 +22,6 @@ export interface RewriteOptions extends ConvertOptions {
 
 const WEIGHTS_FILE = /\.(safetensors|bin|pt|pth|ckpt|msgpack|h5|onnx|onnx_data|gguf)$|\.(safetensors|bin)\.index(\.\w+)?\.json$/;
 const TORCH_NAMES: Record<WeightDType, string> = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' };
-const COMPONENTS: readonly Component[] = ['unet', 'text_encoder'];
 
 /**
  * Writes a model anew as safetensors, in another type if asked: a pipeline folder, a component folder, or a single file.
@@ -38,7 +38,7 @@ export async function rewriteModel(input: string, output: string, options: Rewri
   const names = await listFolder(input);
   if (names.includes('config.yml')) throw new IFError('UNSUPPORTED', `${input}: this is a checkpoint of the original IF code: convert it with \`if-convert original-to-diffusers\``);
   if (names.includes('model_index.json')) return writeFolder(output, [input], options, (dir) => rewritePipeline(input, dir, options));
-  if (!(await componentOf(input, options.variant))) throw new IFError('NOT_FOUND', `${input}: expected a model (model_index.json, or config.json and weights), found ${names.join(', ') || 'an empty folder'}`);
+  if (!(await componentOf(input))) throw new IFError('NOT_FOUND', `${input}: expected a model (model_index.json, or config.json and weights), found ${names.join(', ') || 'an empty folder'}`);
   return writeFolder(output, [input], options, (dir) => rewriteComponent(input, dir, options));
 }
 
@@ -64,6 +64,34 @@ export async function rewritePipeline(
   await writeJson(path.join(dir, 'model_index.json'), Object.fromEntries(Object.entries(index as JsonObject).map(([key, value]) => [key, gone.has(key) ? [null, null] : value])));
 }
 
+const TOKENIZER_FILE = /^(spiece\.model|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json)$/;
+
+/**
+ * Copies a T5 encoder and its tokenizer into a pipeline folder.
+ * @param input a pipeline folder that has both, or one folder with config.json, weights and spiece.model, as DeepFloyd
+ *   published t5-v1_1-xxl
+ * @param width what the UNet expects of the encoder's output
+ * @throws IFError `INVALID_ARGUMENT` when the encoder has another width, `NOT_FOUND`, and as rewriteModel
+ */
+export async function copyTextEncoder(input: string, dir: string, width: number, options: RewriteOptions): Promise<void> {
+  const pipeline = (await listFolder(input)).includes('text_encoder');
+  const encoder = pipeline ? path.join(input, 'text_encoder') : input;
+  const tokenizer = pipeline ? path.join(input, 'tokenizer') : input;
+  const configFile = path.join(encoder, 'config.json');
+  const { dModel } = parseT5Config(await readJson(configFile), configFile);
+  if (dModel !== width) throw new IFError('INVALID_ARGUMENT', `${encoder}: the text encoder gives vectors of width ${dModel}, the UNet was trained on ${width}`);
+  const files = (await listFolder(tokenizer)).filter((name) => TOKENIZER_FILE.test(name));
+  if (!files.some((name) => name === 'spiece.model' || name === 'tokenizer.json')) throw new IFError('NOT_FOUND', `${tokenizer}: expected spiece.model or tokenizer.json, found ${files.join(', ') || 'neither'}`);
+  await rewriteComponent(encoder, path.join(dir, 'text_encoder'), options);
+  await mkdir(path.join(dir, 'tokenizer'));
+  for (const name of files) {
+    await copyFile(path.join(tokenizer, name), path.join(dir, 'tokenizer', name)).catch((error: unknown) => {
+      throw ioError('copying', path.join(tokenizer, name), error);
+    });
+    if (!pipeline) await rm(path.join(dir, 'text_encoder', name), { force: true });
+  }
+}
+
 /** Components that hold weights: what `components` chooses from. */
 function isHeavy(name: string): boolean {
   return !name.endsWith('scheduler') && name !== 'tokenizer' && name !== 'feature_extractor';
@@ -73,7 +101,7 @@ function isHeavy(name: string): boolean {
 async function rewriteComponent(input: string, dir: string, options: RewriteOptions, tensors?: WrittenTensor[]): Promise<void> {
   await mkdir(dir, { recursive: true });
   await copySmallFiles(input, dir, options.dtype);
-  const component = await componentOf(input, options.variant);
+  const component = await componentOf(input);
   if (!component) return; // a scheduler, a tokenizer
   if (tensors) return void await writeModel(dir, weightsBaseName(component), tensors, options);
   const { files } = await findWeights(input, component, { archives: true, variant: options.variant });
@@ -86,19 +114,10 @@ async function rewriteComponent(input: string, dir: string, options: RewriteOpti
 }
 
 /** How the weights in a folder are named; undefined when there are none. */
-async function componentOf(folder: string, variant: WeightsVariant | undefined): Promise<Component | undefined> {
-  if (!(await listFolder(folder)).some((name) => WEIGHTS_FILE.test(name))) return undefined;
-  let missing: unknown;
-  for (const component of COMPONENTS) {
-    try {
-      await findWeights(folder, component, { archives: true, variant });
-      return component;
-    } catch (error) {
-      if (!(error instanceof IFError && error.code === 'NOT_FOUND')) throw error;
-      missing ??= error;
-    }
-  }
-  throw missing;
+async function componentOf(folder: string): Promise<Component | undefined> {
+  const weights = (await listFolder(folder)).filter((name) => WEIGHTS_FILE.test(name));
+  if (weights.length === 0) return undefined;
+  return weights.some((name) => name.startsWith(weightsBaseName('unet'))) ? 'unet' : 'text_encoder';
 }
 
 /** Every tensor of a source, once where it has two names; floating ones in `dtype`, if given. */
