@@ -14,6 +14,7 @@ export type UNetHandle = Handle<'UNet'>;
 export type T5Handle = Handle<'T5Encoder'>;
 export type ConditioningHandle = Handle<'Conditioning'>;
 export type TrainerHandle = Handle<'Trainer'>;
+export type SafetensorsWriterHandle = Handle<'SafetensorsWriter'>;
 export type CancelToken = Handle<'CancelToken'>;
 
 /** Arithmetic type of a model. float16 is a storage format on the CPU. */
@@ -139,7 +140,7 @@ export interface Addon {
 
   cancelToken(): CancelToken;
   cancel(token: CancelToken): void;
-  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle | TrainerHandle): void;
+  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle | TrainerHandle | SafetensorsWriterHandle): void;
 
   tensorFromFloat32(data: Float32Array, shape: number[], device: string): TensorHandle;
   tensorToFloat32(tensor: TensorHandle, cancel?: CancelToken | null): Promise<Float32Array>;
@@ -159,6 +160,16 @@ export interface Addon {
   safetensorsSave(path: string, names: string[], tensors: TensorHandle[], dtype: DType, metadata: [string, string][], cancel?: CancelToken | null): Promise<void>;
   /** Every tensor of a file, as float32. */
   safetensorsLoad(path: string, cancel?: CancelToken | null): Promise<Record<string, TensorHandle>>;
+  /** The header of a file: types as it writes them (`F32`), begin and end as positions in the file. */
+  safetensorsInfo(path: string, cancel?: CancelToken | null): Promise<{
+    tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
+    metadata: Record<string, string>;
+  }>;
+  /** A file that is written tensor by tensor and appears under its name with the commit; disposed before, it leaves nothing. */
+  safetensorsWriter(path: string, tensors: { name: string; dtype: TensorInfo['dtype']; shape: readonly number[] }[], metadata: [string, string][], cancel?: CancelToken | null): Promise<SafetensorsWriterHandle>;
+  /** Dense little-endian elements of `dtype`; floating types are converted into the declared one. */
+  safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], cancel?: CancelToken | null): Promise<void>;
+  safetensorsCommit(writer: SafetensorsWriterHandle, cancel?: CancelToken | null): Promise<void>;
 
   /** `exact`: convolutions are direct sums, instead of the fastest algorithm. */
   unetCreate(config: string, dtype: DType, device: string, exact: boolean): Promise<UNetHandle>;
