@@ -4,6 +4,7 @@ import type { DataContext } from './context.js';
 import type { Dataset } from './dataset.js';
 import { openEmoji, type EmojiOptions } from './emoji.js';
 import { openFolder, type FolderOptions } from './folder.js';
+import { openParquet, type ParquetOptions } from './parquet.js';
 import { PictureDataset, type PictureOptions } from './picture-dataset.js';
 import { openWebdataset, type WebdatasetOptions } from './webdataset.js';
 
@@ -11,6 +12,7 @@ import { openWebdataset, type WebdatasetOptions } from './webdataset.js';
 export type DataConfig =
   | ({ type: 'folder' } & FolderOptions & PictureOptions)
   | ({ type: 'emoji' } & EmojiOptions)
+  | ({ type: 'parquet' } & ParquetOptions & PictureOptions)
   | ({ type: 'webdataset' } & WebdatasetOptions & PictureOptions);
 
 /**
@@ -23,8 +25,9 @@ export async function openDataset(config: DataConfig, context: DataContext): Pro
     typeof names === 'string' ? path.resolve(context.base, names) : names.map((name) => path.resolve(context.base, name));
   switch (config.type) {
     case 'folder': return new PictureDataset(await openFolder({ ...config, path: path.resolve(context.base, config.path) }), config);
+    case 'parquet': return new PictureDataset(await openParquet({ ...config, path: absolute(config.path) }), config);
     case 'webdataset': return new PictureDataset(await openWebdataset({ ...config, path: absolute(config.path) }), config);
     case 'emoji': return openEmoji(config, context);
-    default: throw new IFError('INVALID_ARGUMENT', `data.type: expected folder, emoji or webdataset, got ${JSON.stringify((config as { type: unknown }).type)}`);
+    default: throw new IFError('INVALID_ARGUMENT', `data.type: expected folder, emoji, parquet or webdataset, got ${JSON.stringify((config as { type: unknown }).type)}`);
   }
 }

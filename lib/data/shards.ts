@@ -25,6 +25,12 @@ export async function resolveShards(names: string | readonly string[], extension
   return files;
 }
 
+/** What messages call files: their last parts, or whole paths where two have the same. */
+export function shardNames(files: readonly string[]): string[] {
+  const names = files.map((file) => path.basename(file));
+  return new Set(names).size === names.length ? names : [...files];
+}
+
 async function resolveOne(name: string, extension: string): Promise<string[]> {
   const found = await stat(name).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') throw new IFError('NOT_FOUND', `data.path: ${name} does not exist`);

@@ -1,10 +1,8 @@
-import { open } from 'node:fs/promises';
-import path from 'node:path';
-import { ioError } from '../files.js';
 import { LARGEST_FILE } from './decode.js';
 import { captionsOf, requireColumn } from './metadata.js';
 import { nothingLeft, type PictureRecord, type PictureSource, type Skipped } from './picture-dataset.js';
-import { resolveShards } from './shards.js';
+import { readRange } from './ranges.js';
+import { resolveShards, shardNames } from './shards.js';
 import { listTar, type TarMember } from './tar.js';
 import { containedPath } from './walk.js';
 
@@ -36,7 +34,8 @@ export async function openWebdataset(options: WebdatasetOptions): Promise<Pictur
   const shards = await resolveShards(options.path, '.tar');
   const entries: Entry[] = [];
   const leftOut: Skipped[] = [];
-  for (const [shard, file] of shards.entries()) await readShard(shard, file, options, entries, leftOut);
+  const names = shardNames(shards);
+  for (const [shard, file] of shards.entries()) await readShard(shard, file, names[shard]!, options, entries, leftOut);
   if (entries.length === 0) throw nothingLeft(shards.length === 1 ? shards[0]! : `${shards.length} shards`, leftOut);
   if (options.captionColumn !== undefined) await checkColumn(shards, entries[0]!, options.captionColumn);
   return {
@@ -54,8 +53,7 @@ export async function openWebdataset(options: WebdatasetOptions): Promise<Pictur
   };
 }
 
-async function readShard(shard: number, file: string, { captionColumn }: WebdatasetOptions, entries: Entry[], leftOut: Skipped[]): Promise<void> {
-  const shardName = path.basename(file);
+async function readShard(shard: number, file: string, shardName: string, { captionColumn }: WebdatasetOptions, entries: Entry[], leftOut: Skipped[]): Promise<void> {
   const extension = captionColumn === undefined ? 'txt' : 'json';
   const { members, leftOut: unusable } = await listTar(file);
   for (const { key, reason } of unusable) leftOut.push({ key: `${shardName}: ${key}`, reason });
@@ -118,16 +116,9 @@ async function readCaptions(shards: readonly string[], { shard, caption }: Entry
 }
 
 async function readMember(file: string, { offset, size }: TarMember): Promise<Uint8Array | { reason: string }> {
-  const bytes = new Uint8Array(size);
   try {
-    const handle = await open(file); // per read: a set may have more shards than a process may have open files
-    try {
-      const { bytesRead } = await handle.read(bytes, 0, size, offset);
-      return bytesRead === size ? bytes : { reason: `${path.basename(file)} was cut off since it was opened` };
-    } finally {
-      await handle.close();
-    }
+    return await readRange(file, offset, size);
   } catch (error) {
-    return { reason: (ioError('reading', file, error) as Error).message };
+    return { reason: (error as Error).message };
   }
 }

@@ -6,7 +6,7 @@ import { gzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import type { Dataset } from '../../lib/data/dataset.js';
 import { openDataset } from '../../lib/data/open.js';
-import { resolveShards } from '../../lib/data/shards.js';
+import { resolveShards, shardNames } from '../../lib/data/shards.js';
 import { listTar } from '../../lib/data/tar.js';
 import { expectIFError } from '../support/expect-error.js';
 import { plain, temporaryFolder } from '../support/pictures.js';
@@ -74,6 +74,7 @@ test('several shards: ranges, folders, lists', async () => {
     expect(dataset.description).toBe(`webdataset ${path.join(folder, 'in', 's-008.tar')} and 2 more, 3 pictures`);
   }
   expect(await resolveShards(path.join(folder, 'in', 's-{008..008}.tar'), '.tar')).toHaveLength(1);
+  expect([shardNames(['/a/x.tar', '/b/y.tar']), shardNames(['/a/x.tar', '/b/x.tar'])]).toEqual([['x.tar', 'y.tar'], ['/a/x.tar', '/b/x.tar']]);
   await expectIFError('NOT_FOUND', () => resolveShards(path.join(folder, 'in', 's-{008..011}.tar'), '.tar'), /s-011\.tar does not exist/);
   await expectIFError('NOT_FOUND', () => resolveShards(folder, '.parquet'), /has no \.parquet file/);
   await expectIFError('NOT_FOUND', () => resolveShards([], '.tar'), /names no file/);
@@ -187,5 +188,5 @@ test('an archive that shrinks after it was opened', async () => {
   const dataset = await open(file);
   await truncate(file, 1600);
   expect(await loadAll(dataset)).toEqual({});
-  expect(reasons(dataset)).toEqual({ 'a.tar/a': 'a.tar was cut off since it was opened' });
+  expect(reasons(dataset)).toEqual({ 'a.tar/a': 'reading a.tar: it was cut off since it was opened' });
 });
