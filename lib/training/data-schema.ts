@@ -16,5 +16,6 @@ const picture = { crop: choice(['random', 'center'], 'random'), flip: boolean(tr
 export const dataSchema = union({
   folder: object({ path: text(), captionColumn: optional(text()), caption: optional(text()), ...picture }),
   emoji: object({ set: choice(['noto', 'fluent']), split: choice(['train', 'validation'], 'train'), flip: boolean(false) }),
+  parquet: object({ path: textOrList(), imageColumn: optional(text()), captionColumn: optional(text()), ...picture }),
   webdataset: object({ path: textOrList(), captionColumn: optional(text()), ...picture }),
 });
