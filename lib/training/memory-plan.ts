@@ -40,11 +40,12 @@ export async function planTraining(model: TrainableModel, config: RunConfig, pre
   };
 }
 
+const phaseBytes = (plan: MemoryPlan | undefined): number => (plan ? plan.weightBytes + ACTIVATION_MARGIN * plan.activationBytes : 0);
+
 /** Bytes at the worst moment of a run. */
 export function peakBytes({ replicas, training, encoding, preview }: TrainingPlan): number {
-  const phase = (plan: MemoryPlan | undefined): number => (plan ? plan.weightBytes + ACTIVATION_MARGIN * plan.activationBytes : 0);
-  const steps = replicas * training.weightBytes + Math.max(replicas * ACTIVATION_MARGIN * training.activationBytes, phase(preview));
-  return OVERHEAD_BYTES + Math.max(steps, phase(encoding));
+  const steps = replicas * training.weightBytes + Math.max(replicas * ACTIVATION_MARGIN * training.activationBytes, phaseBytes(preview));
+  return OVERHEAD_BYTES + Math.max(steps, phaseBytes(encoding));
 }
 
 /**
@@ -57,11 +58,12 @@ export function checkTrainingPlan(plan: TrainingPlan, config: RunConfig, availab
   const { replicas, training } = plan;
   const each = replicas > 1 ? ` on each of ${replicas} devices` : '';
   throw new IFError('OUT_OF_MEMORY', `training needs ${gigabytes(needed)} (parameters, gradients, moments${config.ema ? ' and average' : ''} ${gigabytes(training.weightBytes)}, `
-    + `activations ${gigabytes(training.activationBytes)}${each}), ${gigabytes(available)} are available: ${remedies(config).join(', ')}`);
+    + `activations ${gigabytes(training.activationBytes)}${each}), ${gigabytes(available)} are available: ${remedies(config, plan).join(', ')}`);
 }
 
-function remedies(config: RunConfig): string[] {
+function remedies(config: RunConfig, { replicas, training, preview }: TrainingPlan): string[] {
   return [
+    ...(phaseBytes(preview) > replicas * ACTIVATION_MARGIN * training.activationBytes ? ['previews: false'] : []),
     ...(config.gradientCheckpointing ? [] : ['set gradientCheckpointing: true']),
     ...(config.microBatch > 1 ? ['a smaller microBatch'] : []),
     ...(config.devices.length > 1 ? ['fewer devices'] : []),

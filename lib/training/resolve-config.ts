@@ -1,14 +1,11 @@
 import { isJsonObject } from '../models/json.js';
 import type { TrainingConfig } from './config.js';
+import { dataSchema } from './data-schema.js';
 import { boolean, choice, json, list, number, object, optional, orFalse, Place, text, union, type Infer } from './schema.js';
 
 const STEPS = { min: 1, max: 1e9, integer: true } as const;
 const PROBABILITY = { min: 0, max: 1 } as const;
 
-const dataSchema = union({
-  folder: object({ path: text(), captionColumn: optional(text()), caption: optional(text()), crop: choice(['random', 'center'], 'random'), flip: boolean(true) }),
-  emoji: object({ set: choice(['noto', 'fluent']), split: choice(['train', 'validation'], 'train'), flip: boolean(false) }),
-});
 const multiplier = number({ min: 0, max: 1e6, default: 5 });
 const portion = number({ min: 0.001, max: 1, default: 0.25 });
 

@@ -8,12 +8,13 @@ import { addon } from '../addon.js';
 import { DDPMScheduler } from '../diffusion/ddpm.js';
 import { IFError } from '../errors.js';
 import { checkWritable, ioError, writeFileAtomic } from '../files.js';
+import { availableMemory, gigabytes } from '../pipelines/memory-plan.js';
 import { StatelessRandom } from '../stateless-random.js';
 import { Checkpoints, type Checkpoint } from './checkpoint.js';
 import type { OnTrainingEvent } from './events.js';
 import { trainedScheduler } from './export.js';
 import type { LoaderSource } from './loader.js';
-import { checkDiskSpace, checkTrainingPlan, planTraining, type TrainingPlan } from './memory-plan.js';
+import { checkDiskSpace, checkTrainingPlan, peakBytes, planTraining, type TrainingPlan } from './memory-plan.js';
 import { openModel, type TrainableModel } from './model.js';
 import { PREVIEW_BATCH, type PreviewItem } from './preview.js';
 import type { ResolvedConfig } from './resolve-config.js';
@@ -92,6 +93,7 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
       if (part) onEvent({ type: 'plan', component, weightBytes: part.weightBytes, activationBytes: part.activationBytes });
     }
     checkTrainingPlan(plan, config);
+    onEvent({ type: 'status', message: `memory: about ${gigabytes(peakBytes(plan))} of the ${gigabytes(availableMemory())} that are available` });
     await checkDiskSpace(plan, config.out, onWarning, config.checkpoints.keep);
     await writeFileAtomic(path.join(config.out, 'training_config.json'), `${JSON.stringify(config, null, 2)}\n`);
     const scheduler = DDPMScheduler.fromConfig(trainedScheduler(model.schedulerJson, config.objective), `${model.folder.scheduler}/scheduler_config.json`);
