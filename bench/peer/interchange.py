@@ -2,7 +2,7 @@
 
     npm run build && python bench/peer/interchange.py [--out bench/results/interchange.json]
 
-Needs torch, diffusers, transformers and sentencepiece. Every check prints one line; the exit code is 1 when one fails.
+Needs torch, diffusers, transformers, sentencepiece and peft. Every check prints one line; the exit code is 1 when one fails.
 """
 import argparse, json, logging, os, subprocess, sys, tempfile, warnings
 
@@ -108,6 +108,37 @@ node('if-convert', 'diffengine', at('epoch_1.pth'), at('tuned'), '--base', golde
 pipe = quietly('diffengine: diffusers loads the folder without a warning', PIPELINE, at('tuned'))
 check('diffengine: the same tensors', same({f'unet.{k}': v for k, v in pipe.unet.state_dict().items()}, tuned))
 compare_pictures('diffengine: the same picture', picture(pipe), draw(at('tuned')))
+
+# ---- LoRA: the recorded adapter, written here in both layouts
+WRITE_LORA = """
+import { readFileSync } from 'node:fs';
+const [dist, input, config, peft, diffusers] = process.argv.slice(1);
+const { openLora, writeLoraDiffusers, writeLoraPeft } = await import(`${dist}/weights/lora-format.js`);
+const { diffusersTensors, unetTable } = await import(`${dist}/weights/tensor-map.js`);
+const { parseUNetConfig } = await import(`${dist}/models/unet-config.js`);
+const unet = diffusersTensors(unetTable(parseUNetConfig(JSON.parse(readFileSync(config, 'utf8')), config)));
+const adapter = await openLora(input);
+await writeLoraPeft(peft, adapter, unet);
+await writeLoraDiffusers(diffusers, adapter, { unet });
+await adapter.close();
+"""
+os.mkdir(at('lora-peft')); os.mkdir(at('lora-diffusers'))
+subprocess.run(['node', '--input-type=module', '-e', WRITE_LORA, '--', os.path.abspath(os.path.join(root, 'dist')), golden('training', 'lora_peft'),
+    golden('tiny-if-I', 'unet', 'config.json'), at('lora-peft'), at('lora-diffusers')], check=True)
+io = load_file(golden('training', 'lora_io.safetensors'))
+def lora_error(unet):
+    with torch.inference_mode(): out = unet(io['sample'], io['timestep.i64'], io['encoder_hidden_states']).sample
+    return float((out - io['out']).norm() / io['out'].norm())
+pipe = load(PIPELINE, golden('tiny-if-I'))[0]
+plain = lora_error(pipe.unet)
+messages.clear(); pipe.load_lora_weights(at('lora-diffusers')); found = list(messages)
+check('LoRA for diffusers: loaded without a warning', not found, **(dict(warnings=found) if found else {}))
+check('LoRA for diffusers: the recorded result, alpha and all', lora_error(pipe.unet) <= 1e-5 < plain, error=lora_error(pipe.unet), without_it=plain, tolerance=1e-5)
+from peft import PeftModel
+base = load(UNET, golden('tiny-if-I', 'unet'))[0]
+messages.clear(); tuned = PeftModel.from_pretrained(base, at('lora-peft')); found = list(messages)
+check('LoRA for PEFT: loaded without a warning', not found, **(dict(warnings=found) if found else {}))
+check('LoRA for PEFT: the recorded result', lora_error(tuned) <= 1e-5, error=lora_error(tuned), tolerance=1e-5)
 
 if A.out:
     with open(A.out, 'w') as f:
