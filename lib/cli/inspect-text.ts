@@ -6,6 +6,11 @@ import { firstNames } from '../suggest.js';
 export function inspectText(report: InspectReport): string {
   const lines = [`${report.path}: ${KINDS[report.kind]}${report.className ? `, ${report.className}` : ''}`];
   for (const component of report.components) lines.push('', ...componentLines(component));
+  if (report.lora) {
+    const { ranks, alphas, modules, origin } = report.lora;
+    lines.push('', `rank ${ranks.join(', ')}, alpha ${alphas.join(', ')}, ${modules.length} modules: ${firstNames(modules)}`);
+    lines.push(...Object.entries(origin).map(([key, value]) => `  ${key}: ${shortened(value)}`));
+  }
   if (report.contents) lines.push('', 'contents', ...Object.entries(report.contents).map(([key, what]) => `  ${key ? `${key}: ` : ''}${what}`));
   const metadata = Object.entries(report.metadata ?? {});
   if (metadata.length) lines.push('', 'metadata', ...metadata.map(([key, value]) => `  ${key}: ${shortened(value)}`));
@@ -13,12 +18,12 @@ export function inspectText(report: InspectReport): string {
 }
 
 const KINDS: Record<InspectReport['kind'], string> = {
-  pipeline: 'diffusers pipeline', component: 'component of a pipeline', original: 'checkpoint of the original IF code',
+  pipeline: 'diffusers pipeline', component: 'component of a pipeline', original: 'checkpoint of the original IF code', lora: 'LoRA adapter',
   safetensors: 'safetensors file', archive: 'torch archive',
 };
 
 function componentLines({ name, className, files, config, total, dtypes, differences, problem }: ComponentReport): string[] {
-  const lines = [`${name}${className ? `  ${className}` : ''}`, `  files: ${firstNames(files) || 'none'}`];
+  const lines = [`${name}${className ? `  ${className}` : ''}`, ...(files.length ? [`  files: ${firstNames(files)}`] : [])];
   if (total) {
     lines.push(`  ${count(total)}`);
     const types = Object.entries(dtypes!);

@@ -12,6 +12,7 @@ import { firstNames } from '../suggest.js';
 import { ORIGINAL_CONFIG, ORIGINAL_WEIGHTS, readOriginalConfig } from './convert.js';
 import { elements, tensorBytes, type TensorSpec } from './file-dtype.js';
 import { findWeights, listFolder } from './folder.js';
+import { DIFFUSERS_LORA_WEIGHTS, openLora, PEFT_CONFIG, type LoraOrigin } from './lora-format.js';
 import { describePickle } from './pickle.js';
 import { compareTensors, type TensorDifferences } from './tensor-check.js';
 import { diffusersTensors, unetTable, type NamedShape } from './tensor-map.js';
@@ -43,10 +44,12 @@ export interface ComponentReport {
 
 export interface InspectReport {
   path: string;
-  kind: 'pipeline' | 'component' | 'original' | 'safetensors' | 'archive';
+  kind: 'pipeline' | 'component' | 'original' | 'lora' | 'safetensors' | 'archive';
   /** Class of the pipeline. */
   className?: string;
   components: ComponentReport[];
+  /** Of a LoRA adapter. */
+  lora?: { ranks: number[]; alphas: number[]; modules: string[]; origin: LoraOrigin };
   /** Of a safetensors file. */
   metadata?: Record<string, string>;
   /** Of a torch archive that is no plain state dict: its keys, and what is under them. */
@@ -54,8 +57,8 @@ export interface InspectReport {
 }
 
 /**
- * Describes a pipeline folder, a component folder, a checkpoint folder of the original IF code, a safetensors file or a
- * torch archive. Headers and configurations are read, no weights.
+ * Describes a pipeline folder, a component folder, a checkpoint folder of the original IF code, a LoRA adapter, a
+ * safetensors file or a torch archive. Headers and configurations are read, no weights.
  * @throws IFError `NOT_FOUND`, `IO`; `FILE_FORMAT`, `UNSUPPORTED` for a single file that cannot be read. In folders such
  *   errors are the `problem` of a component
  */
@@ -68,6 +71,7 @@ export async function inspect(target: string): Promise<InspectReport> {
   const names = await listFolder(target);
   if (names.includes('model_index.json')) return inspectPipeline(target, names);
   if (names.includes(ORIGINAL_CONFIG)) return { path: target, kind: 'original', components: [await inspectOriginal(target)] };
+  if (names.includes(PEFT_CONFIG) || names.includes(DIFFUSERS_LORA_WEIGHTS)) return inspectLora(target);
   if (names.includes('config.json')) return { path: target, kind: 'component', components: [await inspectComponent(target, path.basename(path.resolve(target)))] };
   throw new IFError('NOT_FOUND', `${target}: expected model_index.json, config.json or ${ORIGINAL_CONFIG} in it, found ${firstNames(names) || 'an empty folder'}`);
 }
@@ -121,6 +125,19 @@ function inspectOriginal(dir: string): Promise<ComponentReport> {
   });
 }
 
+async function inspectLora(target: string): Promise<InspectReport> {
+  const adapter = await openLora(target);
+  const { modules, origin } = adapter;
+  await adapter.close();
+  const components = (['unet', 'text_encoder'] as const).flatMap((name): ComponentReport[] => {
+    const tensors = modules.filter(({ component }) => component === name).flatMap(({ down, up }) => [down, up]);
+    return tensors.length ? [{ name, files: [], ...counts(tensors) }] : [];
+  });
+  const distinct = (values: number[]): number[] => [...new Set(values)].sort((a, b) => a - b);
+  const lora = { ranks: distinct(modules.map(({ rank }) => rank)), alphas: distinct(modules.map(({ alpha }) => alpha)), modules: modules.map(({ name }) => name), origin };
+  return { path: target, kind: 'lora', components, lora };
+}
+
 async function inspectSafetensors(file: string): Promise<InspectReport> {
   const report: ComponentReport = { name: path.basename(file), files: [path.basename(file)] };
   const source = await openSafetensors(file);
@@ -161,16 +178,19 @@ async function filledReport(name: string, fill: (report: ComponentReport) => Pro
 
 /** Counts the tensors of a source, compares them, and closes it. */
 async function countTensors(report: ComponentReport, source: TensorSource, expected?: readonly NamedShape[]): Promise<void> {
+  Object.assign(report, counts(source.specs.values()));
+  if (expected) report.differences = compareTensors(source.specs, expected, T5_ALIASES);
+  await source.close();
+}
+
+function counts(specs: Iterable<TensorSpec>): Required<Pick<ComponentReport, 'total' | 'dtypes'>> {
   const total: TensorCount = { tensors: 0, parameters: 0, bytes: 0 };
   const dtypes: Record<string, TensorCount> = {};
-  for (const spec of source.specs.values()) {
+  for (const spec of specs) {
     addTensor(total, spec);
     addTensor(dtypes[spec.dtype] ??= { tensors: 0, parameters: 0, bytes: 0 }, spec);
   }
-  report.total = total;
-  report.dtypes = dtypes;
-  if (expected) report.differences = compareTensors(source.specs, expected, T5_ALIASES);
-  await source.close();
+  return { total, dtypes };
 }
 
 function addTensor(count: TensorCount, spec: TensorSpec): void {

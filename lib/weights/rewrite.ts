@@ -2,8 +2,8 @@
 import { copyFile, mkdir, readFile, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { IFError } from '../errors.js';
-import { ioError } from '../files.js';
-import { isJsonObject, parseJson, readJson, type JsonObject } from '../models/json.js';
+import { ioError, writeFileAtomic } from '../files.js';
+import { parseJson, readJson, type JsonObject } from '../models/json.js';
 import { parseModelIndex } from '../models/model-index.js';
 import { parseT5Config } from '../models/t5-config.js';
 import type { ConvertOptions } from './convert.js';
@@ -145,11 +145,11 @@ async function copySmallFiles(input: string, dir: string, dtype?: WeightDType): 
   }
 }
 
+/** In the text, so that numbers stay as they are written: transformers refuses 1 for 1.0. */
 async function copyConfig(from: string, to: string, dtype: WeightDType): Promise<void> {
-  const config = parseJson(await readFile(from, 'utf8'), from);
-  const typed = isJsonObject(config) ? ['torch_dtype', 'dtype'].filter((key) => typeof config[key] === 'string') : [];
-  if (typed.length === 0) return copyFile(from, to);
-  await writeJson(to, { ...(config as JsonObject), ...Object.fromEntries(typed.map((key) => [key, TORCH_NAMES[dtype]])) });
+  const text = await readFile(from, 'utf8');
+  parseJson(text, from);
+  await writeFileAtomic(to, text.replace(/("(?:torch_)?dtype"\s*:\s*)"(?:float32|float16|bfloat16)"/g, `$1"${TORCH_NAMES[dtype]}"`));
 }
 
 async function rewriteFile(input: string, output: string, options: RewriteOptions): Promise<void> {

@@ -113,6 +113,13 @@ describe('inspect', () => {
     expect(hub.stdout).toMatch(/state_dict\n.*\n {2}12 parameters in 1 tensors[^]*contents\n {2}meta: a dict of 5\n[^]*message_hub: a dict of 3/);
     expect(hub.code).toBe(0);
   });
+
+  test('LoRA adapters', async () => {
+    const { code, stdout } = await run(['inspect', golden('training', 'lora_peft')]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/lora_peft: LoRA adapter\n\nunet\n {2}[\d,]+ parameters in 84 tensors, [\d.]+ kB\n {2}all f32\n\nrank 4, alpha 8, 42 modules: down_blocks\.1/);
+    expect(JSON.parse((await run(['inspect', golden('training', 'lora_diffusers'), '--json'])).stdout)).toMatchObject({ kind: 'lora', lora: { ranks: [4], alphas: [4] } });
+  });
 });
 
 describe('what it refuses', () => {
