@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { DataContext } from '../data/context.js';
 import type { Dataset, Sample } from '../data/dataset.js';
@@ -124,6 +124,10 @@ function useDevices({ devices, threads }: ResolvedConfig): string[] {
 async function prepareFolder(dir: string): Promise<void> {
   try {
     await mkdir(path.join(dir, 'previews'), { recursive: true });
+    // what a killed process left of files that it was writing
+    for (const folder of [dir, path.join(dir, 'previews')]) {
+      for (const name of await readdir(folder)) if (/^\.if-.*\.tmp$/.test(name)) await rm(path.join(folder, name), { force: true });
+    }
   } catch (error) {
     throw ioError('writing', dir, error);
   }

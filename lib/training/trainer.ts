@@ -111,7 +111,8 @@ class Run {
 
   /** All steps that are left, and the result. */
   async toEnd(): Promise<void> {
-    const { config, model } = this.setup;
+    const { config, model, sources } = this.setup;
+    this.onEvent({ type: 'begin', parameters: this.replicas.info.parameters, pictures: sources.reduce((sum, { order }) => sum + order.length, 0), batchSize: config.batchSize, steps: config.steps });
     try {
       if (this.step === 0) await this.report(true);
       while (this.step < config.steps) {
@@ -122,6 +123,7 @@ class Run {
       }
     } catch (error) {
       if (error instanceof IFError && LEAVE_THE_MODEL_GOOD.has(error.code)) await this.save();
+      if (error instanceof IFError && error.code === 'CANCELLED') this.onEvent({ type: 'status', message: `stopped after step ${this.step} of ${config.steps}; --resume goes on from there` });
       throw error;
     }
     await exportPipeline(config.out, this.replicas, model, config, this.step);
