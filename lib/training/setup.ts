@@ -20,6 +20,7 @@ import { PREVIEW_BATCH, type PreviewItem } from './preview.js';
 import type { ResolvedConfig } from './resolve-config.js';
 import { completeConfig, heldOutPictures, trajectoryDifferences, type RunConfig } from './run-config.js';
 import { holdOut, SampleOrder } from './sample-order.js';
+import { Stage1Samples } from './stage1-samples.js';
 import { readPictures } from './validation.js';
 
 export interface SetupOptions {
@@ -87,8 +88,9 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     const pictures = config.validation ? await readPictures(validationData ?? data, validationIndices, config.size, signal) : [];
     const previewItems = await choosePreviews(config, model, pictures, data, training, signal);
 
-    const plan = await planTraining(model, config, Math.min(previewItems.length, PREVIEW_BATCH));
-    for (const component of ['encoding', 'training', 'preview'] as const) {
+    const stage1 = await Stage1Samples.check(config, model.text.config.dModel);
+    const plan = await planTraining(model, config, Math.min(previewItems.length, PREVIEW_BATCH), stage1);
+    for (const component of ['encoding', 'training', 'preview', 'lowRes'] as const) {
       const part = plan[component];
       if (part) onEvent({ type: 'plan', component, weightBytes: part.weightBytes, activationBytes: part.activationBytes });
     }
