@@ -25,7 +25,7 @@ struct FormCosts {
 };
 constexpr FormCosts kCosts[kWinogradForms] = {{1.08, 8, 64}, {1.08, 15, 32}, {1, 5, 128}, {1, 8, 64}};
 constexpr double kWeightTransform = 4;  // per transformed value
-// Below this a more accurate form is worth more.
+// How much faster a form must be than one that is more accurate.
 constexpr double kLeastGain = 1.1;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -65,7 +65,9 @@ std::optional<WinogradForm> CpuBackend::winograd_form(const Shape& x, const Weig
     const bool rounds = kernels_.winograd[form].value_size < int(sizeof(float));
     if (!exists(form) || (rounds && p.algorithm == ConvAlgorithm::Default)) continue;
     const double cost = winograd_cost(form, x[1], x[2], w);
-    if (cost * kLeastGain > least) continue;
+    // in bfloat16 the error of a float32 form is small beside that of the rounded result
+    const bool as_accurate = best && !rounds;
+    if (cost * (as_accurate ? 1 : kLeastGain) > least) continue;
     least = cost;
     best = WinogradForm(form);
   }
@@ -105,8 +107,10 @@ CpuBackend::WinogradBytes CpuBackend::winograd_bytes(WinogradForm form, const Wi
 size_t CpuBackend::conv2d_scratch_bytes(const Shape& x, const Weight& w, const Conv2dParams& p) {
   const std::optional<WinogradForm> form = winograd_form(x, w, p);
   if (!form) return 0;
-  const WinogradBytes bytes = winograd_bytes(*form, plan_winograd(*form, x, w));
-  return bytes.windows + bytes.products + size_t(parallel_threads()) * bytes.weights;
+  const WinogradProblem plan = plan_winograd(*form, x, w);
+  const WinogradBytes bytes = winograd_bytes(*form, plan);
+  const size_t buffers = x[0] * plan.tiles_y * plan.tiles_x > plan.count ? 2 : 1;
+  return buffers * (bytes.windows + bytes.products) + size_t(parallel_threads()) * bytes.weights;
 }
 
 void CpuBackend::winograd(WinogradForm form, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const {
@@ -114,31 +118,38 @@ void CpuBackend::winograd(WinogradForm form, Tensor& y, const Tensor& x, const W
   WinogradProblem plan = plan_winograd(form, x.shape(), w);
   set_operands(plan.conv, y, x, w, e);
   const WinogradBytes bytes = winograd_bytes(form, plan);
-  char* windows = static_cast<char*>(scratch(Scratch::Windows, bytes.windows + bytes.products));
-  plan.v = windows;
-  plan.m = reinterpret_cast<float*>(windows + bytes.windows);
   const int type = int(w.dtype);
-  const int64_t tiles = x.dim(0) * plan.tiles_y * plan.tiles_x, block_tiles = plan.count, pairs = k.tile / 2 + 1;
-  const int64_t item_tiles = std::max<int64_t>(1, kItemPixels / (k.tile * k.tile));
-  WinogradProblem previous = plan, next = plan;
-  previous.count = 0;
-  for (int64_t first = 0; first < tiles || previous.count > 0; first += block_tiles) {
-    next.first = first;
-    next.count = std::clamp<int64_t>(tiles - first, 0, block_tiles);
-    // the outputs of a block and the inputs of the next in one phase
+  const int64_t tiles = x.dim(0) * plan.tiles_y * plan.tiles_x, block_tiles = plan.count;
+  const int64_t blocks = ceil_div(tiles, block_tiles), buffers = std::min<int64_t>(blocks, 2);
+  const int64_t pairs = k.tile / 2 + 1, item_tiles = std::max<int64_t>(1, kItemPixels / (k.tile * k.tile));
+  char* memory = static_cast<char*>(scratch(Scratch::Windows, size_t(buffers) * (bytes.windows + bytes.products)));
+  const auto block = [&](int64_t i) {
+    WinogradProblem p = plan;
+    p.first = i * block_tiles;
+    p.count = i < 0 || i >= blocks ? 0 : std::min(tiles - p.first, block_tiles);
+    char* buffer = memory + size_t(i & (buffers - 1)) * (bytes.windows + bytes.products);
+    p.v = buffer;
+    p.m = reinterpret_cast<float*>(buffer + bytes.windows);
+    return p;
+  };
+  // the products of a block, the inputs of the next and the outputs of the one before in one phase: the small items come
+  // last and even out what the threads have to do
+  for (int64_t i = -1; i <= blocks; i++) {
+    const WinogradProblem previous = block(i - 1), current = block(i), next = block(i + 1);
+    const int64_t products = current.count > 0 ? pairs * panels(w.out) : 0;
     const int64_t outputs = ceil_div(previous.count, item_tiles), inputs = ceil_div(next.count, item_tiles);
-    parallel_for(outputs + inputs, [&](int64_t item, int) {
+    parallel_for(products + outputs + inputs, [&](int64_t item, int) {
+      if (item < products) {
+        k.multiply[type](&current, item / pairs, int(item % pairs), scratch(Scratch::Transformed, bytes.weights));
+        return;
+      }
+      item -= products;
       const bool output = item < outputs;
-      const WinogradProblem& block = output ? previous : next;
+      const WinogradProblem& problem = output ? previous : next;
       const int64_t begin = (output ? item : item - outputs) * item_tiles;
       const auto transform = output ? k.output[type] : k.input[type];
-      transform(&block, begin, std::min(begin + item_tiles, block.count));
+      transform(&problem, begin, std::min(begin + item_tiles, problem.count));
     });
-    if (next.count > 0)
-      parallel_for(pairs * panels(w.out), [&](int64_t item, int) {
-        k.multiply[type](&next, item / pairs, int(item % pairs), scratch(Scratch::Transformed, bytes.weights));
-      });
-    previous = next;
   }
 }
 
