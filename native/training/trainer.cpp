@@ -61,7 +61,7 @@ std::vector<Tensor> zeros_like(const std::vector<Tensor>& state) {
 Trainer::Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Device device,
                  const TrainerOptions& options)
     : unet_config_(unet), t5_config_(t5), device_(device), options_(options), optimizer_({}) {
-  const WeightOptions weights{.exact = options.exact, .trainable = true};
+  const WeightOptions weights{.precision = options.precision, .trainable = true};
   unet_ = std::make_unique<UNet>(unet, options.dtype, device, weights);
   unet_->set_checkpointing(options.checkpointing);
   unet_model_.store = &unet_->store();
