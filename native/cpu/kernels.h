@@ -4,8 +4,11 @@
 #pragma once
 #include <stdint.h>
 
+#include "cpu/kernels_elementwise_backward.h"
+#include "cpu/kernels_training.h"
 #include "cpu/kernels_attention_backward.h"
 #include "cpu/kernels_norm_backward.h"
+#include "cpu/kernels_products_backward.h"
 
 namespace df {
 
@@ -128,8 +131,11 @@ struct CpuKernels {
   /// y = (x0 + x1 + x2 + x3) / 4.
   void (*average4[2])(void* y, const void* const* x, int64_t n);
 
+  ElementwiseBackwardKernels elementwise_backward;
+  TrainingKernels training;
   NormBackwardKernels norm_backward;
   AttentionBackwardKernels attention_backward;
+  ProductsBackwardKernels products_backward;
 };
 
 extern const CpuKernels kernels_portable;

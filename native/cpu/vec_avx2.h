@@ -48,6 +48,13 @@ DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
 }
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+/// a * b, rounded: the compiler cannot see it and fuse it with an addition.
+DF_INLINE Vec rounded_product(Vec a, Vec b) {
+  Vec p = a * b;
+  __asm__("" : "+x"(p));
+  return p;
+}
+DF_INLINE Vec square_root(Vec v) { return _mm256_sqrt_ps(v); }
 /// A NaN in `b` comes through; a NaN in `a` gives `b`.
 DF_INLINE Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 DF_INLINE Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }

@@ -79,6 +79,21 @@ DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
 }
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+/// a * b, rounded: the compiler cannot see it and fuse it with an addition.
+DF_INLINE Vec rounded_product(Vec a, Vec b) {
+  Vec p = a * b;
+#if defined(__x86_64__)
+  __asm__("" : "+x"(p));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(p));
+#else
+  __asm__("" : "+m"(p));
+#endif
+  return p;
+}
+DF_INLINE Vec square_root(Vec v) {
+  return Vec{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])};
+}
 DF_INLINE Mask less(Vec a, Vec b) { return a < b; }
 DF_INLINE Vec select(Mask m, Vec yes, Vec no) { return (Vec)((m & (Mask)yes) | (~m & (Mask)no)); }
 /// A NaN in `b` comes through; a NaN in `a` gives `b`.

@@ -8,6 +8,7 @@
 #include "io/state_source.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
+#include "optim/adamw.h"
 #include "ops/types.h"
 
 namespace df {
@@ -47,18 +48,6 @@ struct TrainerOptions {
   bool exact = false;              ///< see UNet
   bool checkpointing = false;      ///< residual and attention blocks are computed again on the way back
   bool ema = false;
-};
-
-struct OptimizerStep {
-  int64_t step = 1;                ///< n of the bias corrections, from 1
-  double lr = 0, weight_decay = 1e-2, beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
-  double clip_norm = 0;            ///< largest global norm of the gradient; 0: not clipped
-  double ema_decay = 0;
-  double norm_limit = 0;           ///< > 0: a larger (or non-finite) norm leaves everything as it is
-};
-struct OptimizerResult {
-  double gradient_norm = 0;        ///< before clipping
-  bool applied = false;            ///< false: norm not finite or above the limit; parameters and moments are unchanged
 };
 
 class Trainer {

@@ -53,9 +53,10 @@ double activation_derivative(double v, Activation kind) {
     }
     case Activation::Gelu:
       return 0.5 * std::erfc(-v * M_SQRT1_2) + v * std::exp(-0.5 * v * v) / std::sqrt(2 * M_PI);
-    case Activation::GeluTanh: {
-      const double k = std::sqrt(2 / M_PI), t = std::tanh(k * (v + 0.044715 * v * v * v));
-      return 0.5 * (1 + t) + 0.5 * v * (1 - t * t) * k * (1 + 3 * 0.044715 * v * v);
+    case Activation::GeluTanh: {  // (1 + tanh u)/2 = 1/(1 + exp(-2u)), which does not cancel in the negative tail
+      const double k = std::sqrt(2 / M_PI), z = 2 * k * (v + 0.044715 * v * v * v);
+      const double s = 1 / (1 + std::exp(-z)), rest = 1 / (1 + std::exp(z));
+      return s + v * 2 * k * (1 + 3 * 0.044715 * v * v) * s * rest;
     }
   }
   fail(ErrorCode::Internal, "reference: unknown activation");

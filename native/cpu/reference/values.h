@@ -28,6 +28,8 @@ std::vector<double> load(const Weight& w);
 void store_row(const Tensor& y, int64_t row, const double* values);
 double activate(double v, Activation kind);
 double activation_derivative(double v, Activation kind);
+/// T5's bucket of a distance between two tokens, in [0, buckets) (transformers T5Attention._relative_position_bucket).
+int64_t distance_bucket(int64_t key_minus_query, int64_t buckets, int max_distance);
 
 /// The keys (or values) of all segments side by side, (B, Tk, C).
 std::vector<double> load_segments(const AttentionParams& p, Tensor KeyValue::*member);
