@@ -1,7 +1,7 @@
 // Backward of group, layer and RMS normalisation.
 #pragma once
 
-/// A block of up to WIDTH vectors of channels: the gradient g before the activation, and x - mean.
+/// The gradient g before the activation, and x - mean.
 template <class T, int KIND>
 DF_INLINE Vec gradient_before(const T* dy, const T* x, int n, Vec mean, Vec a, Vec b, Vec& centred) {
   centred = load_some(x, n) - mean;
