@@ -236,7 +236,7 @@ export interface Addon {
   }, cancel?: CancelToken | null): Promise<{ x: TensorHandle; x0: TensorHandle; flops: number }>;
 }
 
-const ABI = 2;
+const ABI = 3;
 
 function loadAddon(): Addon {
   const require = createRequire(import.meta.url);

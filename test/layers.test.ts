@@ -11,7 +11,7 @@ const NATIVE: Record<string, string[]> = {
   core: [],
   cpu: ['core', 'ops'], // ops: the contract headers backend.h and types.h
   cuda: ['core', 'ops'],
-  autograd: ['core', 'ops'], // ops: types.h
+  autograd: ['core', 'ops'], // ops: types.h, and backend.h to add gradients
   ops: ['core', 'cpu', 'cuda', 'autograd'],
   io: ['core', 'ops'],
   nn: ['core', 'ops', 'io', 'autograd'],

@@ -3,8 +3,8 @@ import path from 'node:path';
 import { createJiti } from 'jiti';
 import { IFError } from '../errors.js';
 import { ioError } from '../files.js';
-import { readJson } from '../models/json.js';
-import { defineConfig } from './config.js';
+import { isJsonObject, readJson } from '../models/json.js';
+import { defineConfig, type TrainingConfig } from './config.js';
 import { resolveConfig, setValue, type ResolvedConfig } from './resolve-config.js';
 
 const EXTENSIONS = ['.ts', '.mts', '.cts', '.js', '.mjs', '.cjs', '.json'];
@@ -44,11 +44,12 @@ async function runModule(absolute: string, file: string): Promise<Record<string,
 }
 
 /**
- * A run's configuration: the file, then each assignment in order, then the checks.
+ * A run's configuration: the file, then each assignment in order, then the overrides, then the checks.
  * @param assignments `key.key=value` each
+ * @param overrides keys of the whole, e.g. from options of a command line
  * @throws IFError as loadConfigFile, setValue and resolveConfig
  */
-export async function readTrainingConfig(file: string, assignments: readonly string[] = []): Promise<ResolvedConfig> {
+export async function readTrainingConfig(file: string, assignments: readonly string[] = [], overrides: Partial<TrainingConfig> = {}): Promise<ResolvedConfig> {
   const config = assignments.reduce(setValue, await loadConfigFile(file));
-  return resolveConfig(config, file, path.join('runs', path.basename(file, path.extname(file))));
+  return resolveConfig(isJsonObject(config) ? { ...config, ...overrides } : config, file, path.join('runs', path.basename(file, path.extname(file))));
 }

@@ -1,14 +1,11 @@
 import { isJsonObject } from '../models/json.js';
 import type { TrainingConfig } from './config.js';
+import { dataSchema } from './data-schema.js';
 import { boolean, choice, json, list, number, object, optional, orFalse, Place, text, union, type Infer } from './schema.js';
 
 const STEPS = { min: 1, max: 1e9, integer: true } as const;
 const PROBABILITY = { min: 0, max: 1 } as const;
 
-const dataSchema = union({
-  folder: object({ path: text(), captionKey: text('text'), crop: choice(['random', 'center'], 'random'), flip: boolean(true) }),
-  emoji: object({ set: choice(['noto', 'fluent-emoji']), flip: boolean(false) }),
-});
 const multiplier = number({ min: 0, max: 1e6, default: 5 });
 const portion = number({ min: 0.001, max: 1, default: 0.25 });
 
@@ -27,7 +24,17 @@ const schema = object({
   data: dataSchema,
   size: optional(number({ min: 8, max: 4096, integer: true })),
   priorPreservation: optional(object({ data: dataSchema, weight: number({ min: 0, max: 1e6, default: 1 }) })),
-  lowRes: optional(object({ filter: choice(['box', 'bilinear', 'bicubic', 'lanczos'], 'bicubic'), factor: number({ min: 2, max: 64, integer: true, default: 4 }) })),
+  lowRes: optional(object({
+    filter: choice(['box', 'bilinear', 'bicubic', 'lanczos'], 'bicubic'),
+    factor: number({ min: 2, max: 64, integer: true, default: 4 }),
+    stage1: optional(object({
+      folder: text(),
+      variant: optional(choice(['fp16', 'bf16'])),
+      strength: number({ min: 0.01, max: 0.95, default: 0.5 }),
+      timesteps: numberOrText(25),
+      guidance: optional(number({ min: -100, max: 100 })),
+    })),
+  })),
   captionDropout: number({ ...PROBABILITY, default: 0.1 }),
   objective: object({
     prediction: optional(choice(['epsilon', 'v_prediction'])),
@@ -140,6 +147,7 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
   if (objective.timesteps.type === 'range' && !(objective.timesteps.begin < objective.timesteps.end)) {
     place.at('objective').at('timesteps').fail(`expected begin < end, got ${objective.timesteps.begin} and ${objective.timesteps.end}`);
   }
+  if (config.lowRes?.stage1 && model.trainTextEncoder) place.at('lowRes').at('stage1').fail('reads the embeddings of a text encoder that is not trained; leave it out with model.trainTextEncoder');
   if (new Set(devices).size !== devices.length) place.at('devices').fail(`expected each once, got ${devices.join(', ')}`);
   if (batchSize % devices.length !== 0) place.at('batchSize').fail(`expected a multiple of the ${devices.length} devices, got ${batchSize}`);
   const share = batchSize / devices.length;
@@ -151,7 +159,10 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
   }
 }
 
-// a configuration that TypeScript accepts has no key or type that the schema refuses
+// the types of a configuration file and the schema name the same keys, and what the types accept the schema reads
 type Accepts<A, B extends A> = B;
-export type SchemaCoversTypes = Accepts<DeepPartial<ResolvedConfig>, DeepPartial<TrainingConfig>>;
+export type TypesAgree = [
+  Accepts<DeepPartial<ResolvedConfig>, DeepPartial<TrainingConfig>>,
+  Accepts<keyof ResolvedConfig, keyof TrainingConfig>, Accepts<keyof TrainingConfig, keyof ResolvedConfig>,
+];
 type DeepPartial<T> = T extends readonly (infer E)[] ? DeepPartial<E>[] : T extends object ? { [K in keyof T]?: DeepPartial<T[K]> } : T;

@@ -9,6 +9,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   df::addon::bind_benchmarks(env, exports);
   df::addon::bind_models(env, exports);
   df::addon::bind_sampling(env, exports);
+  df::addon::bind_training(env, exports);
   return exports;
 }
 

@@ -20,14 +20,7 @@ Napi::Value safetensors_save(const Napi::CallbackInfo& info) {
   for (uint32_t i = 0; i < names.size(); i++)
     tensors.push_back(unwrap_tensor(info[2].As<Napi::Array>().Get(i), "safetensorsSave: tensors"));
   const DType dtype = read_dtype(info[3], "safetensorsSave: dtype");
-  std::map<std::string, std::string> metadata;
-  DF_CHECK(info[4].IsArray(), "safetensorsSave: metadata must be an array of pairs");
-  auto pairs = info[4].As<Napi::Array>();
-  for (uint32_t i = 0; i < pairs.Length(); i++) {
-    const auto pair = read_strings(pairs.Get(i), "safetensorsSave: metadata");
-    DF_CHECK(pair.size() == 2, "safetensorsSave: metadata must be an array of pairs");
-    metadata[pair[0]] = pair[1];
-  }
+  const Metadata metadata = read_metadata(info[4], "safetensorsSave: metadata");
   return run_command(info.Env(), kCpu, read_flag(info[5]), [=]() -> Deliver {
     std::vector<NamedTensor> entries;
     for (size_t i = 0; i < names.size(); i++)
@@ -53,6 +46,18 @@ Napi::Value safetensors_load(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+Metadata read_metadata(const Napi::Value& v, const char* parameter) {
+  DF_CHECK(v.IsArray(), "%s: expected an array of pairs", parameter);
+  const auto pairs = v.As<Napi::Array>();
+  Metadata metadata;
+  for (uint32_t i = 0; i < pairs.Length(); i++) {
+    const auto pair = read_strings(pairs.Get(i), parameter);
+    DF_CHECK(pair.size() == 2, "%s: expected an array of pairs", parameter);
+    metadata[pair[0]] = pair[1];
+  }
+  return metadata;
+}
 
 void bind_files(Napi::Env env, Napi::Object exports) {
   bind<safetensors_save>(env, exports, "safetensorsSave");

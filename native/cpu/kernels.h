@@ -4,6 +4,11 @@
 #pragma once
 #include <stdint.h>
 
+#include "cpu/kernels_elementwise_backward.h"
+#include "cpu/kernels_training.h"
+#include "cpu/kernels_attention_backward.h"
+#include "cpu/kernels_norm_backward.h"
+
 namespace df {
 
 /// Most kernel taps in one K block.
@@ -124,6 +129,11 @@ struct CpuKernels {
   int (*all_finite[3])(const void* x, int64_t n);
   /// y = (x0 + x1 + x2 + x3) / 4.
   void (*average4[2])(void* y, const void* const* x, int64_t n);
+
+  ElementwiseBackwardKernels elementwise_backward;
+  TrainingKernels training;
+  NormBackwardKernels norm_backward;
+  AttentionBackwardKernels attention_backward;
 };
 
 extern const CpuKernels kernels_portable;

@@ -13,7 +13,9 @@ class UNet : public Module {
  public:
   /// `dtype`: f32 or bf16, of the products and activations. Weights come with `load`. `exact`: convolutions are direct
   /// sums (ConvAlgorithm::Direct), otherwise the fastest algorithm is taken (ConvAlgorithm::Fastest).
-  UNet(const UNetConfig& config, DType dtype, Device device, bool exact = false);
+  UNet(const UNetConfig& config, DType dtype, Device device, bool exact = false)
+      : UNet(config, dtype, device, WeightOptions{.exact = exact}) {}
+  UNet(const UNetConfig& config, DType dtype, Device device, const WeightOptions& options);
   const UNetConfig& config() const { return config_; }
 
   /// Everything that depends on the text alone, for all steps of a picture: keys and values of every attention block

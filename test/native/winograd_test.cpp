@@ -6,54 +6,12 @@
 #include "golden.h"
 #include "ops/ops.h"
 #include "product_case.h"
+#include "winograd_magnitudes.h"
 
 namespace df::test {
 namespace {
 
 constexpr Conv2dParams kWinograd{1, 1, ConvAlgorithm::Winograd};
-constexpr int kWindow = 6, kTile = 4;
-
-// Magnitudes of the transforms for the points 0, ±5/8, ±3/2, ∞ (Lavin & Gray 2016; Blahut's construction).
-struct Magnitudes {
-  double b[kWindow][kWindow] = {}, g[kWindow][3] = {}, a[kTile][kWindow] = {};
-  Magnitudes() {
-    const double q[5] = {0, 0.625, -0.625, 1.5, -1.5};
-    for (int i = 0; i < 5; i++) {
-      // row i of Bᵀ: the coefficients of Π (x - q_j), j ≠ i; row i of G: powers of q_i over the product's value at q_i
-      std::array<double, kWindow> polynomial{1};
-      double divisor = 1;
-      for (int j = 0; j < 5; j++) {
-        if (j == i) continue;
-        for (int k = kWindow - 1; k >= 0; k--) polynomial[k] = (k ? polynomial[k - 1] : 0) - q[j] * polynomial[k];
-        divisor *= q[i] - q[j];
-      }
-      for (int k = 0; k < kWindow; k++) b[i][k] = std::abs(polynomial[k]);
-      for (int k = 0; k < 3; k++) g[i][k] = std::abs(std::pow(q[i], k) / divisor);
-      for (int k = 0; k < kTile; k++) a[k][i] = std::abs(std::pow(q[i], k));
-    }
-    // ∞: Π (x - q_j) over all finite points; its weight and output are the highest powers
-    std::array<double, kWindow> polynomial{1};
-    for (double root : q)
-      for (int k = kWindow - 1; k >= 0; k--) polynomial[k] = (k ? polynomial[k - 1] : 0) - root * polynomial[k];
-    for (int k = 0; k < kWindow; k++) b[5][k] = std::abs(polynomial[k]);
-    g[5][2] = a[kTile - 1][5] = 1;
-  }
-};
-
-// left · m · leftᵀ for a rows × columns left.
-template <int R, int C> void sandwich(const double (&left)[R][C], const double* m, double* out) {
-  double t[R][C];
-  for (int i = 0; i < R; i++)
-    for (int j = 0; j < C; j++) {
-      t[i][j] = 0;
-      for (int k = 0; k < C; k++) t[i][j] += left[i][k] * m[k * C + j];
-    }
-  for (int i = 0; i < R; i++)
-    for (int j = 0; j < R; j++) {
-      out[i * R + j] = 0;
-      for (int k = 0; k < C; k++) out[i * R + j] += t[i][k] * left[j][k];
-    }
-}
 
 // Roundings on the way of one product to the result, each at most eps times the magnitude of what it rounds: input
 // transform 2 per dimension, weight transform 3 and one of a coefficient per dimension, the product and its sum as
@@ -62,7 +20,7 @@ template <int R, int C> void sandwich(const double (&left)[R][C], const double* 
 constexpr double kTransformRoundings = 2 * 2 + 4 * 2 + 3 * 2;
 
 void winograd_tolerance(Expected& expected, const ProductInputs& in) {
-  static const Magnitudes magnitudes;
+  static const WinogradMagnitudes magnitudes;
   const Shape shape = expected.values.shape();
   const int64_t items = shape[0], height = shape[1], width = shape[2], out = shape[3], channels = in.x.dim(3);
   const auto x = reference::load(in.x), w = reference::load(in.w), bias = reference::load(in.e.bias),
@@ -158,7 +116,7 @@ const Registration cases([](Suite& suite) {
 // sum over n channels has partial sums of 1/n … n/n of its variance, hence n/2 roundings of its full size. (The points
 // 0, ±1, ±2, ∞ would give 2.2 times as much.)
 double predicted_error(int64_t channels) {
-  const Magnitudes m;
+  const WinogradMagnitudes m;
   double amplification = 0;  // of one dimension, squared: mean over the outputs, relative to a sum of 3 products
   for (int k = 0; k < kTile; k++)
     for (int i = 0; i < kWindow; i++) {

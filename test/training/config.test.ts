@@ -16,7 +16,7 @@ describe('defaults', () => {
   test('those of the field', () => {
     expect(resolve(minimal)).toEqual({
       model: { folder: 'if-emoji', fromScratch: false, trainTextEncoder: false },
-      data: { type: 'folder', path: 'pictures', captionKey: 'text', crop: 'random', flip: true },
+      data: { type: 'folder', path: 'pictures', crop: 'random', flip: true },
       captionDropout: 0.1,
       objective: { loss: 'mse', huberDelta: 1, weighting: { type: 'none' }, timesteps: { type: 'uniform' }, noise: { offset: 0, pyramidDiscount: 0, inputPerturbation: 0 } },
       optimizer: { lr: 1e-4, weightDecay: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, clipNorm: 1, normLimit: 1e4 },
@@ -38,12 +38,12 @@ describe('refused, naming key, expected and got', () => {
   test.each<[string, unknown, RegExp]>([
     ['no object', 3, /test\.ts: expected an object, got 3/],
     ['no model', { data: minimal.data, steps: 1 }, /model: expected an object, got nothing \(it is required\)/],
-    ['no data', { model: minimal.model, steps: 1 }, /data: expected an object with a type \(folder, emoji\), got nothing/],
+    ['no data', { model: minimal.model, steps: 1 }, /data: expected an object with a type \(folder, emoji, parquet, webdataset\), got nothing/],
     ['unknown key', changed({ optimiser: {} }), /unknown key "optimiser"; did you mean "optimizer"\?/],
     ['unknown nested key', changed({ optimizer: { learningrate: 1 } }), /unknown key "optimizer\.learningrate" \(known: lr, weightDecay/],
     ['near nested key', changed({ optimizer: { weight_decay: 1 } }), /did you mean "weightDecay"\?/],
     ['key of another variant', changed({ objective: { weighting: { type: 'debiased', gamma: 5 } } }), /unknown key "objective\.weighting\.gamma" \(known: maxWeight\)/],
-    ['unknown variant', changed({ data: { type: 'folders' } }), /data\.type: expected "folder" or "emoji", got "folders"/],
+    ['unknown variant', changed({ data: { type: 'folders' } }), /data\.type: expected "folder", "emoji", "parquet" or "webdataset", got "folders"/],
     ['range', changed({ optimizer: { lr: -1 } }), /optimizer\.lr: expected a number from 1e-12 to 10, got -1/],
     ['NaN', changed({ optimizer: { lr: NaN } }), /optimizer\.lr: .*got NaN/],
     ['text for a number', changed({ batchSize: '4' }), /batchSize: expected a whole number from 1 to 65536, got "4"/],
@@ -60,6 +60,7 @@ describe('refused, naming key, expected and got', () => {
     ['an encoder without weights', changed({ model: { folder: 'x', fromScratch: true, textEncoder: {} } }), /model\.textEncoder: needs model\.fromScratch and model\.trainTextEncoder/],
     ['type of a trained encoder', changed({ model: { folder: 'x', trainTextEncoder: true, textDtype: 'int8' } }), /model\.textDtype: /],
     ['empty range', changed({ objective: { timesteps: { type: 'range', begin: 0.8 } } }), /expected begin < end, got 0\.8 and 0\.75/],
+    ['samples of stage I without embeddings', changed({ model: { folder: 'x', trainTextEncoder: true }, lowRes: { stage1: { folder: 'y' } } }), /lowRes\.stage1: reads the embeddings/],
     ['devices', changed({ devices: ['cpu:0', 'cpu:1', 'cpu:0'] }), /devices: expected each once/],
     ['uneven devices', changed({ devices: ['cpu:0', 'cpu:1', 'cpu:2'] }), /batchSize: expected a multiple of the 3 devices, got 4/],
     ['micro-batch', changed({ microBatch: 3 }), /microBatch: expected a divisor of the 4 pictures/],
@@ -80,7 +81,9 @@ describe('--set', () => {
     expect(set('ema=false', 'ema.decay=0.5')).toMatchObject({ ema: { decay: 0.5 } });
     expect(set('objective.weighting.type=min_snr', 'objective.weighting.gamma=3')).toMatchObject({ objective: { weighting: { type: 'min_snr', gamma: 3 } } });
     expect(set('data.flip=false')).toMatchObject({ data: { path: 'pictures', flip: false } });
-    expect(set('data.type=emoji', 'data.set=noto').data).toEqual({ type: 'emoji', set: 'noto', flip: false });
+    expect(set('data.type=webdataset', 'data.path=["a.tar", "b.tar"]').data).toMatchObject({ path: ['a.tar', 'b.tar'] });
+    expect(set('data.type=webdataset', 'data.path=a.tar').data).toMatchObject({ path: 'a.tar' });
+    expect(set('data.type=emoji', 'data.set=noto').data).toEqual({ type: 'emoji', set: 'noto', split: 'train', flip: false });
     expect(set('model.fromScratch=true', 'model.unet.block_out_channels=[32, 64]', 'model.unet.act_fn=silu')).toMatchObject({ model: { unet: { block_out_channels: [32, 64], act_fn: 'silu' } } });
   });
   test.each<[string, RegExp]>([
@@ -93,7 +96,7 @@ describe('--set', () => {
     ['optimizer=1', /optimizer: set its keys one by one, e\.g\. optimizer\.lr=…/],
     ['exact=yes', /exact: expected true or false, got "yes"/],
     ['batchSize=1.5', /batchSize: expected a whole number/],
-    ['data.type=zip', /data\.type: expected "folder" or "emoji", got "zip"/],
+    ['data.type=zip', /data\.type: expected "folder", "emoji", "parquet" or "webdataset", got "zip"/],
   ])('%s', (assignment, message) => expectIFError('INVALID_ARGUMENT', () => set(assignment), message));
 });
 
