@@ -14,15 +14,9 @@
 #include "nn/unet.h"
 #include "ops/types.h"
 #include "optim/adamw.h"
+#include "training/noise.h"
 
 namespace df {
-
-/// The noise added to a picture, by Philox keyed with (seed, purpose, sample index): the same for any split of a batch.
-struct NoiseOptions {
-  float offset = 0;               ///< + offset · one normal number per channel (Guttenberg 2023; diffengine OffsetNoise)
-  float pyramid_discount = 0;     ///< > 0: pyramid noise (diffengine PyramidNoise: discount 0.9)
-  float input_perturbation = 0;   ///< xt is built with noise + γ · ξ, the target stays noise (Ning et al. 2023)
-};
 
 /// One training sample: coefficients computed in float64 by TypeScript.
 struct TrainingSample {
