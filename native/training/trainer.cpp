@@ -138,6 +138,9 @@ void Trainer::check_batch(const MicroBatch& b) const {
   const auto is_image = [&](const Tensor& t) {
     return t.defined() && t.shape().rank() == 4 && t.dim(0) == batch && t.dim(3) == channels && t.dtype() == DType::F32;
   };
+  for (const Tensor* t : {&b.images, &b.low_res, &b.text, &b.ids, &b.mask})
+    DF_CHECK(!t->defined() || t->device() == device_, "trainer: a batch must be on %s, got %s", device_.str().c_str(),
+             t->device().str().c_str());
   for (const TrainingSample& s : b.samples)
     DF_CHECK(s.loss.variational_weight == 0 || unet_config_.out_channels == 2 * channels,
              "trainer: variational_weight must be 0 for a UNet without learned variance (%lld output channels)",
