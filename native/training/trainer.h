@@ -28,6 +28,7 @@ struct TrainingSample {
   LossSample loss;
 };
 
+/// Tensors are on the device of the trainer.
 struct MicroBatch {
   Tensor images;                   ///< (B, H, W, 3) float32 in [-1, 1]
   Tensor low_res;                  ///< (B, h, w, 3) float32 in [-1, 1], enlarged bilinearly to (H, W); undefined: stage I
