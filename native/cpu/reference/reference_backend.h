@@ -71,6 +71,11 @@ class ReferenceBackend : public Backend {
   void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise,
                  const DdpmStep& p) override;
 
+  // reference/products_backward.cpp
+  Weight pack_transposed(const Tensor& plain, DType dtype) override;
+  void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) override;
+  void bias_gradient(Tensor& db, const Tensor& dy, float scale) override;
+
   // reference/diffusion_loss.cpp
   void blend(Tensor& y, const std::vector<float>& a, const Tensor& x, const std::vector<float>& b,
              const Tensor& z) override;
