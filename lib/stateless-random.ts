@@ -7,6 +7,8 @@ export const Purpose = {
   /** Crop, flip and caption of one visit. */
   Visit: 5,
   HeldOut: 6,
+  /** Seeds of stage I's samples as low-resolution pictures. */
+  LowResolution: 7,
 } as const;
 export type Purpose = (typeof Purpose)[keyof typeof Purpose];
 

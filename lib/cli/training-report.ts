@@ -10,6 +10,7 @@ export class TrainingReport {
   private readonly terminal: Terminal;
   private loading = '';
   private printed = 0;
+  private begun = false;
 
   constructor(out: NodeJS.WriteStream, private readonly verbose: boolean) {
     this.terminal = new Terminal(out);
@@ -21,6 +22,7 @@ export class TrainingReport {
       case 'status': return this.terminal.print(event.message);
       case 'plan': return this.verbose ? this.terminal.print(`plan: ${event.component}: weights ${gigabytes(event.weightBytes)}, activations ${gigabytes(event.activationBytes)}`) : undefined;
       case 'load': return this.load(event);
+      case 'begin': return this.begin(event);
       case 'step': return this.step(event);
       case 'validation': return this.terminal.print(`step ${event.step}: validation loss ${event.last.loss.toFixed(5)}${event.ema ? `, of the average ${event.ema.loss.toFixed(5)}` : ''}`);
       case 'preview': return this.terminal.print(`step ${event.step}: ${event.file}`);
@@ -30,11 +32,16 @@ export class TrainingReport {
   };
 
   /** What a first Ctrl-C does. */
-  readonly stopping = (): void => this.terminal.print('stopping after this step, with a checkpoint; Ctrl-C again stops at once');
+  readonly stopping = (): void => this.terminal.print(this.begun ? 'stopping after this step, with a checkpoint; Ctrl-C again stops at once' : 'stopping; Ctrl-C again stops at once');
 
   /** Leaves the cursor on a fresh line. */
   end(): void {
     this.terminal.end();
+  }
+
+  private begin({ parameters, pictures, batchSize, steps }: Extract<TrainingEvent, { type: 'begin' }>): void {
+    this.begun = true;
+    this.terminal.print(`training ${(parameters / 1e6).toFixed(1)} million parameters on ${pictures} pictures, ${batchSize} per step, up to step ${steps}`);
   }
 
   private load({ component, done, total, unit }: Extract<TrainingEvent, { type: 'load' }>): void {

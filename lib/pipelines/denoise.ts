@@ -21,6 +21,11 @@ export interface DenoiseInput {
   lowRes: Images | undefined;
   generator: GeneratorHandle;
   settings: StageSettings;
+  /**
+   * Begins with these pictures (B, C, H, W), noised, and does the last part of the steps only: strength 1 is all of them
+   * (SDEdit, Meng et al. 2022; diffusers' img2img pipelines). At least one step is done.
+   */
+  start?: { images: Images; strength: number } | undefined;
   device: string;
   /** Of the stage, for messages and progress: 1, 2 or 3. */
   index: number;
@@ -36,13 +41,21 @@ export interface DenoiseInput {
 export async function denoise(unet: UNet, input: DenoiseInput): Promise<Images | undefined> {
   const { batch, height, width, settings, device, index, onProgress, signal, scheduler } = input;
   const channels = input.noiser ? unet.config.inChannels / 2 : unet.config.inChannels;
-  const timesteps = scheduler.timesteps(settings.timesteps);
+  const all = scheduler.timesteps(settings.timesteps);
+  const timesteps = input.start ? all.slice(Math.min(all.length - 1, all.length - Math.floor(all.length * input.start.strength))) : all;
   let cond: ConditioningHandle | undefined;
   let x: Tensor | undefined;
   let lowRes: Tensor | undefined;
   try {
     cond = await prepare(unet, input.text, input.negativeText, signal);
     x = new Tensor(await withSignal(signal, (token) => addon.randn(input.generator, [batch, channels, height, width], device, token)));
+    if (input.start) {
+      const noise = x;
+      using picture = await Tensor.fromImages(input.start.images, device, signal);
+      const { sqrtAlpha, sqrtOneMinusAlpha } = scheduler.addNoiseCoefficients(timesteps[0]!);
+      x = new Tensor(await withSignal(signal, (token) => addon.axpby(sqrtAlpha, picture.handle, sqrtOneMinusAlpha, noise.handle, token)));
+      noise.dispose();
+    }
     if (input.noiser) lowRes = await noisedLowRes(input, input.noiser, channels);
     for (const [i, timestep] of timesteps.entries()) {
       const started = performance.now();

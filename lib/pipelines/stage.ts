@@ -4,7 +4,7 @@ import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
 import { parseUNetConfig, readJson, type UNetConfig } from '../models/config.js';
 import { isJsonObject, type JsonObject } from '../models/json.js';
-import { UNet } from '../models/unet.js';
+import { UNet, type UNetOptions } from '../models/unet.js';
 import type { Images } from '../tensor.js';
 import { findWeights, resolveStage, type StageFolder } from '../weights/folder.js';
 import { denoise, type DenoiseInput } from './denoise.js';
@@ -122,6 +122,11 @@ export class Stage {
     return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, exact);
   }
 
+  /** The network with its weights. */
+  load(options: UNetOptions): Promise<UNet> {
+    return UNet.load(this.config, this.files, options);
+  }
+
   /**
    * Loads the network, draws a batch of pictures and frees it; see denoise.
    * @returns (B, C, H, W) in about [-1, 1], as the sampler leaves them
@@ -133,7 +138,7 @@ export class Stage {
   }): Promise<Images> {
     const { device, index, onProgress, signal } = input;
     const component = `stage${index}`;
-    const unet = await UNet.load(this.config, this.files, {
+    const unet = await this.load({
       dtype: input.dtype, exact: input.exact ?? false, device, onProgress: (done, total) => onProgress?.({ type: 'load', component, done, total }), ...(signal ? { signal } : {}),
     });
     try {

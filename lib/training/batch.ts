@@ -8,6 +8,7 @@ import { PROMPT_TOKENS, preparePrompt, tokenIds, type TextEncoderFiles } from '.
 import type { PromptStore } from '../text/prompt-store.js';
 import type { LoadedSample } from './loader.js';
 import type { RunConfig } from './run-config.js';
+import type { Stage1Samples } from './stage1-samples.js';
 
 /** What a network gets of a batch of captions; exactly one of the two. */
 interface TextInput {
@@ -33,14 +34,17 @@ export function tokenText({ tokenizer, config }: TextEncoderFiles): TextSource {
   return async (captions) => ({ text: null, tokens: tokenIds(captions.map((caption) => preparePrompt(caption, tokenizer)), tokenizer, config.vocabSize) });
 }
 
-/** The low-resolution pictures of a batch, one after another; null in stage I. */
-export async function lowResPictures(samples: readonly Pick<LoadedSample, 'image'>[], size: number, lowRes: RunConfig['lowRes']): Promise<{ pixels: Uint8Array | null; side: number }> {
-  if (!lowRes) return { pixels: null, side: 0 };
+/** B pictures, one after another; null in stage I. */
+export type LowResPictures = Pick<MicroBatch, 'lowRes' | 'lowResHeight' | 'lowResWidth'>;
+
+/** The pictures of a batch, reduced. */
+export async function lowResPictures(samples: readonly Pick<LoadedSample, 'image'>[], size: number, lowRes: RunConfig['lowRes']): Promise<LowResPictures> {
+  if (!lowRes) return { lowRes: null, lowResHeight: 0, lowResWidth: 0 };
   const side = size / lowRes.factor;
   const pixels = new Uint8Array(samples.length * 3 * side * side);
   const small = await Promise.all(samples.map(({ image }) => lowResolution(image, size, side, lowRes.filter)));
   small.forEach((picture, i) => pixels.set(picture, i * 3 * side * side));
-  return { pixels, side };
+  return { lowRes: pixels, lowResHeight: side, lowResWidth: side };
 }
 
 /** What the steps of a run draw, and how their batches are put together. */
@@ -50,6 +54,8 @@ export class BatchBuilder {
     private readonly objective: Objective,
     private readonly random: StatelessRandom,
     private readonly text: TextSource,
+    /** Draws the low-resolution pictures of the training; without it they are the pictures, reduced. */
+    private readonly stage1?: Pick<Stage1Samples, 'draw'>,
   ) {}
 
   /** The caption that a sample is trained with: its own, or the empty one. */
@@ -74,22 +80,30 @@ export class BatchBuilder {
     const { objective, seed, batchSize } = this.config;
     return this.build(samples, samples.map((sample) => this.caption(sample)), samples.map((sample) => this.draw(sample)), device, {
       noise: objective.noise, seed: BigInt(seed), loss: objective.loss, huberDelta: objective.huberDelta, gradientScale: 1 / batchSize,
+      ...(this.stage1 ? await this.drawnLowRes(samples, this.stage1) : {}),
     }, use);
+  }
+
+  private async drawnLowRes(samples: readonly LoadedSample[], stage1: Pick<Stage1Samples, 'draw'>): Promise<LowResPictures> {
+    const side = this.config.size / this.config.lowRes!.factor;
+    const pixels = new Uint8Array(samples.length * 3 * side * side);
+    for (const [i, sample] of samples.entries()) pixels.set(await stage1.draw(sample), i * 3 * side * side);
+    return { lowRes: pixels, lowResHeight: side, lowResWidth: side };
   }
 
   /** A micro-batch with the captions and coefficients that are given. */
   async build<T>(
     samples: readonly Pick<LoadedSample, 'image'>[], captions: readonly string[], coefficients: TrainingSample[], device: string,
-    settings: Pick<MicroBatch, 'noise' | 'seed' | 'loss' | 'huberDelta' | 'gradientScale'>, use: (batch: MicroBatch) => Promise<T>,
+    settings: Pick<MicroBatch, 'noise' | 'seed' | 'loss' | 'huberDelta' | 'gradientScale'> & Partial<LowResPictures>, use: (batch: MicroBatch) => Promise<T>,
   ): Promise<T> {
     const { size } = this.config;
     const images = new Uint8Array(samples.length * 3 * size * size);
     samples.forEach(({ image }, i) => images.set(image, i * 3 * size * size));
-    const { pixels, side } = await lowResPictures(samples, size, this.config.lowRes);
+    const lowRes = settings.lowRes === undefined ? await lowResPictures(samples, size, this.config.lowRes) : undefined;
     const { text, tokens } = await this.text(captions, device);
     try {
       return await use({
-        images, height: size, width: size, lowRes: pixels, lowResHeight: side, lowResWidth: side,
+        images, height: size, width: size, lowRes: null, lowResHeight: 0, lowResWidth: 0, ...lowRes,
         text: text?.handle ?? null, ids: tokens?.ids ?? null, mask: tokens?.mask ?? null, samples: coefficients, ...settings,
       });
     } finally {

@@ -38,6 +38,21 @@ export interface TrainingConfig {
     filter?: 'box' | 'bilinear' | 'bicubic' | 'lanczos';
     /** By how much; divides `size`. Default: 4. */
     factor?: number;
+    /**
+     * The reduced picture, noised and drawn anew by a stage I, so that the stage learns what it will be given. Every sample
+     * is drawn when it is trained on, which takes that many steps of stage I. Validation and previews use the reduced picture.
+     */
+    stage1?: {
+      /** Pipeline folder of the stage I, or `if-emoji`. */
+      folder: string;
+      variant?: 'fp16' | 'bf16';
+      /** Which part of the sampler's steps is done: 0.5 keeps the composition, 0.9 little of it. Default: 0.5. */
+      strength?: number;
+      /** Sampler steps of a whole run, or a schedule's name. Default: 25. */
+      timesteps?: number | string;
+      /** Default: what its folder says, else 7. */
+      guidance?: number;
+    };
   };
   /** Probability that a caption is replaced by the empty one, drawn anew every epoch: guidance needs it. Default: 0.1. */
   captionDropout?: number;
@@ -95,7 +110,10 @@ export interface TrainingConfig {
   };
   /** Pictures of one optimizer step, on all devices together. Default: 4. */
   batchSize?: number;
-  /** Pictures that a device takes at a time; the gradients of a step are added up. Default: batchSize / devices. */
+  /**
+   * Pictures that a device takes at a time; the gradients of a step are added up. Another value changes rounding only.
+   * Default: batchSize / devices.
+   */
   microBatch?: number;
   /** Length of the run; this or `epochs`. */
   steps?: number;

@@ -10,6 +10,8 @@ export type TrainingEvent =
   | { type: 'plan'; component: string; weightBytes: number; activationBytes: number }
   /** Weights are read (bytes), or data is made ready (items). */
   | { type: 'load'; component: string; done: number; total: number; unit: 'bytes' | 'items' }
+  /** The steps begin: the model is in memory. */
+  | { type: 'begin'; parameters: number; pictures: number; batchSize: number; steps: number }
   /** An optimizer step is done. */
   | {
       type: 'step';

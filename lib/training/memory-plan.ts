@@ -4,6 +4,7 @@ import { IFError } from '../errors.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
 import { UNet } from '../models/unet.js';
 import { ACTIVATION_MARGIN, availableMemory, gigabytes, OVERHEAD_BYTES } from '../pipelines/memory-plan.js';
+import type { Stage } from '../pipelines/stage.js';
 import { PROMPT_TOKENS } from '../text/prompt-embeddings.js';
 import type { TrainableModel } from './model.js';
 import type { RunConfig } from './run-config.js';
@@ -17,14 +18,17 @@ export interface TrainingPlan {
   encoding: MemoryPlan | undefined;
   /** The copy that draws previews, while the step's activations are free. */
   preview: MemoryPlan | undefined;
+  /** The stage I that draws low-resolution pictures before each step. */
+  lowRes: MemoryPlan | undefined;
   checkpointBytes: number;
 }
 
 /**
  * Asks the meta backend for every phase of a run.
  * @param previewPictures pictures that are drawn together, with guidance; 0: none
+ * @param stage1 draws low-resolution pictures of `side` pixels
  */
-export async function planTraining(model: TrainableModel, config: RunConfig, previewPictures: number): Promise<TrainingPlan> {
+export async function planTraining(model: TrainableModel, config: RunConfig, previewPictures: number, stage1: { stage: Stage; side: number } | undefined): Promise<TrainingPlan> {
   const { size, dtype, exact, microBatch } = config;
   const options = { dtype, exact, checkpointing: config.gradientCheckpointing, ema: config.ema !== false };
   const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, size, size, PROMPT_TOKENS);
@@ -36,6 +40,7 @@ export async function planTraining(model: TrainableModel, config: RunConfig, pre
     training,
     encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS),
     preview: previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, exact) : undefined,
+    lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, exact),
     checkpointBytes: (training.weightBytes * (copies - 1)) / copies,
   };
 }
@@ -43,8 +48,9 @@ export async function planTraining(model: TrainableModel, config: RunConfig, pre
 const phaseBytes = (plan: MemoryPlan | undefined): number => (plan ? plan.weightBytes + ACTIVATION_MARGIN * plan.activationBytes : 0);
 
 /** Bytes at the worst moment of a run. */
-export function peakBytes({ replicas, training, encoding, preview }: TrainingPlan): number {
-  const steps = replicas * training.weightBytes + Math.max(replicas * ACTIVATION_MARGIN * training.activationBytes, phaseBytes(preview));
+export function peakBytes({ replicas, training, encoding, preview, lowRes }: TrainingPlan): number {
+  const activations = Math.max(replicas * ACTIVATION_MARGIN * training.activationBytes, phaseBytes(preview), ACTIVATION_MARGIN * (lowRes?.activationBytes ?? 0));
+  const steps = replicas * training.weightBytes + (lowRes?.weightBytes ?? 0) + activations;
   return OVERHEAD_BYTES + Math.max(steps, phaseBytes(encoding));
 }
 

@@ -54,6 +54,7 @@ export async function openModel(config: ResolvedConfig['model']): Promise<Traina
   };
 }
 
-function modelFolder(name: string): string {
+/** The folder that a configuration means: `if-emoji` is the model that comes with the package. */
+export function modelFolder(name: string): string {
   return name === EMBEDDED_MODEL ? EMBEDDED_FOLDER : name;
 }

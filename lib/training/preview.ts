@@ -3,7 +3,7 @@ import { addon } from '../addon.js';
 import type { Sample } from '../data/dataset.js';
 import { DDPMScheduler } from '../diffusion/ddpm.js';
 import { IFError } from '../errors.js';
-import { writePng } from '../image.js';
+import { toImages, writePng } from '../image.js';
 import { T5Encoder } from '../models/t5-encoder.js';
 import { UNet } from '../models/unet.js';
 import { denoise } from '../pipelines/denoise.js';
@@ -84,13 +84,18 @@ export class Previews {
     try {
       const images = await denoise(unet, {
         scheduler: this.scheduler, noiser: this.model.noiser, text, negativeText, batch: items.length, height: size, width: size, generator, settings: this.settings, device,
-        lowRes: lowRes && toImages(await lowResPictures(items.map(({ picture }) => picture!), size, lowRes)), index: this.config.stage, signal,
+        lowRes: lowRes && await this.reduced(items, lowRes), index: this.config.stage, signal,
       });
       if (!images) throw new IFError('DIVERGED', 'the preview is not finite (NaN or infinity): the weights have diverged; lower optimizer.lr, or use dtype f32');
       return images;
     } finally {
       negativeText?.dispose();
     }
+  }
+
+  private async reduced(items: readonly PreviewItem[], lowRes: NonNullable<RunConfig['lowRes']>): Promise<Images> {
+    const small = await lowResPictures(items.map(({ picture }) => picture!), this.config.size, lowRes);
+    return toImages(small.lowRes!, small.lowResHeight);
   }
 
   /** Embeddings from the store, or by a copy of the encoder in training (for small models, so all at once). */
@@ -116,20 +121,6 @@ export class Previews {
 }
 
 type Embedder = (prompts: readonly string[], device: string) => Promise<Tensor>;
-
-/** RGB bytes as values in [-1, 1]. */
-function toImages({ pixels, side }: { pixels: Uint8Array | null; side: number }): Images {
-  const plane = side * side;
-  const bytes = pixels!;
-  const count = bytes.length / (3 * plane);
-  const data = new Float32Array(bytes.length);
-  for (let n = 0; n < count; n++) {
-    for (let c = 0; c < 3; c++) {
-      for (let i = 0; i < plane; i++) data[(n * 3 + c) * plane + i] = bytes[(n * plane + i) * 3 + c]! / 127.5 - 1;
-    }
-  }
-  return { data, shape: [count, 3, side, side] };
-}
 
 const GAP = 2; // white pixels between the pictures
 

@@ -24,7 +24,17 @@ const schema = object({
   data: dataSchema,
   size: optional(number({ min: 8, max: 4096, integer: true })),
   priorPreservation: optional(object({ data: dataSchema, weight: number({ min: 0, max: 1e6, default: 1 }) })),
-  lowRes: optional(object({ filter: choice(['box', 'bilinear', 'bicubic', 'lanczos'], 'bicubic'), factor: number({ min: 2, max: 64, integer: true, default: 4 }) })),
+  lowRes: optional(object({
+    filter: choice(['box', 'bilinear', 'bicubic', 'lanczos'], 'bicubic'),
+    factor: number({ min: 2, max: 64, integer: true, default: 4 }),
+    stage1: optional(object({
+      folder: text(),
+      variant: optional(choice(['fp16', 'bf16'])),
+      strength: number({ min: 0.01, max: 0.95, default: 0.5 }),
+      timesteps: numberOrText(25),
+      guidance: optional(number({ min: -100, max: 100 })),
+    })),
+  })),
   captionDropout: number({ ...PROBABILITY, default: 0.1 }),
   objective: object({
     prediction: optional(choice(['epsilon', 'v_prediction'])),
@@ -137,6 +147,7 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
   if (objective.timesteps.type === 'range' && !(objective.timesteps.begin < objective.timesteps.end)) {
     place.at('objective').at('timesteps').fail(`expected begin < end, got ${objective.timesteps.begin} and ${objective.timesteps.end}`);
   }
+  if (config.lowRes?.stage1 && model.trainTextEncoder) place.at('lowRes').at('stage1').fail('reads the embeddings of a text encoder that is not trained; leave it out with model.trainTextEncoder');
   if (new Set(devices).size !== devices.length) place.at('devices').fail(`expected each once, got ${devices.join(', ')}`);
   if (batchSize % devices.length !== 0) place.at('batchSize').fail(`expected a multiple of the ${devices.length} devices, got ${batchSize}`);
   const share = batchSize / devices.length;

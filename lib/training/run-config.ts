@@ -62,7 +62,7 @@ function pictureSizes(config: ResolvedConfig, { config: unet, folder }: Trainabl
     if (config.lowRes) fail('lowRes', `is for stages II and III, but ${folder.dir} is a stage I`);
     return { size, lowRes: undefined };
   }
-  const lowRes = config.lowRes ?? { filter: 'bicubic', factor: 4 };
+  const lowRes = config.lowRes ?? { filter: 'bicubic' as const, factor: 4, stage1: undefined };
   if (size % lowRes.factor !== 0) fail('lowRes.factor', `expected a divisor of the size ${size}, got ${lowRes.factor}`);
   return { size, lowRes };
 }

@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { DataContext } from '../data/context.js';
 import type { Dataset, Sample } from '../data/dataset.js';
@@ -20,6 +20,7 @@ import { PREVIEW_BATCH, type PreviewItem } from './preview.js';
 import type { ResolvedConfig } from './resolve-config.js';
 import { completeConfig, heldOutPictures, trajectoryDifferences, type RunConfig } from './run-config.js';
 import { holdOut, SampleOrder } from './sample-order.js';
+import { Stage1Samples } from './stage1-samples.js';
 import { readPictures } from './validation.js';
 
 export interface SetupOptions {
@@ -87,8 +88,9 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     const pictures = config.validation ? await readPictures(validationData ?? data, validationIndices, config.size, signal) : [];
     const previewItems = await choosePreviews(config, model, pictures, data, training, signal);
 
-    const plan = await planTraining(model, config, Math.min(previewItems.length, PREVIEW_BATCH));
-    for (const component of ['encoding', 'training', 'preview'] as const) {
+    const stage1 = await Stage1Samples.check(config, model.text.config.dModel);
+    const plan = await planTraining(model, config, Math.min(previewItems.length, PREVIEW_BATCH), stage1);
+    for (const component of ['encoding', 'training', 'preview', 'lowRes'] as const) {
       const part = plan[component];
       if (part) onEvent({ type: 'plan', component, weightBytes: part.weightBytes, activationBytes: part.activationBytes });
     }
@@ -124,6 +126,10 @@ function useDevices({ devices, threads }: ResolvedConfig): string[] {
 async function prepareFolder(dir: string): Promise<void> {
   try {
     await mkdir(path.join(dir, 'previews'), { recursive: true });
+    // what a killed process left of files that it was writing
+    for (const folder of [dir, path.join(dir, 'previews')]) {
+      for (const name of await readdir(folder)) if (/^\.if-.*\.tmp$/.test(name)) await rm(path.join(folder, name), { force: true });
+    }
   } catch (error) {
     throw ioError('writing', dir, error);
   }

@@ -16,6 +16,7 @@ import { Previews } from './preview.js';
 import { Replicas } from './replicas.js';
 import type { ResolvedConfig } from './resolve-config.js';
 import { setUp, type Setup } from './setup.js';
+import { Stage1Samples } from './stage1-samples.js';
 import { emaDecay, learningRateFactor } from './step-schedule.js';
 import { Validation } from './validation.js';
 
@@ -67,6 +68,7 @@ class Run {
     private readonly setup: Setup,
     private readonly replicas: Replicas,
     private readonly batches: BatchBuilder,
+    private readonly stage1: Stage1Samples | undefined,
     private readonly loader: Loader,
     private readonly metrics: MetricsLog,
     private readonly validation: Validation | undefined,
@@ -84,7 +86,10 @@ class Run {
     const store = model.trainTextEncoder ? undefined : await encodeCaptions(setup, cacheDir, onEvent, signal);
     const { prediction, variance, weighting } = config.objective;
     const objective = (by: typeof weighting): Objective => new Objective(model.scheduler.config, model.noiser?.config, { prediction, variance, weighting: by });
-    const batches = new BatchBuilder(config, objective(weighting), random, store ? storedText(store, model.text.config.dModel) : tokenText(model.text));
+    const width = model.text.config.dModel;
+    const text = store ? storedText(store, width) : tokenText(model.text);
+    const stage1 = config.lowRes?.stage1 && await Stage1Samples.open({ ...config, lowRes: { ...config.lowRes, stage1: config.lowRes.stage1 } }, width, config.dtype, random, text, signal);
+    const batches = new BatchBuilder(config, objective(weighting), random, text, stage1);
     const previews = config.previews && setup.previewItems.length > 0 ? await Previews.create(setup.previewItems, { ...config, previews: config.previews }, model, scheduler, store) : undefined;
     const validation = config.validation ? new Validation(setup.heldOut, { ...config, validation: config.validation }, objective({ type: 'none' }), batches) : undefined;
 
@@ -96,7 +101,7 @@ class Run {
       const start = checkpoint?.state.step ?? 0;
       const metrics = await MetricsLog.open(config.out, checkpoint ? start : -1);
       const loader = new Loader({ sources, size: config.size, random, start: start * config.batchSize, capacity: prefetchCapacity(config.batchSize, config.size) });
-      return new Run(setup, replicas, batches, loader, metrics, validation, previews, onEvent, signal);
+      return new Run(setup, replicas, batches, stage1, loader, metrics, validation, previews, onEvent, signal);
     } catch (error) {
       replicas.dispose();
       throw error;
@@ -107,11 +112,13 @@ class Run {
     await this.loader.close();
     await this.metrics.close();
     this.replicas.dispose();
+    this.stage1?.dispose();
   }
 
   /** All steps that are left, and the result. */
   async toEnd(): Promise<void> {
-    const { config, model } = this.setup;
+    const { config, model, sources } = this.setup;
+    this.onEvent({ type: 'begin', parameters: this.replicas.info.parameters, pictures: sources.reduce((sum, { order }) => sum + order.length, 0), batchSize: config.batchSize, steps: config.steps });
     try {
       if (this.step === 0) await this.report(true);
       while (this.step < config.steps) {
@@ -122,6 +129,7 @@ class Run {
       }
     } catch (error) {
       if (error instanceof IFError && LEAVE_THE_MODEL_GOOD.has(error.code)) await this.save();
+      if (error instanceof IFError && error.code === 'CANCELLED') this.onEvent({ type: 'status', message: `stopped after step ${this.step} of ${config.steps}; --resume goes on from there` });
       throw error;
     }
     await exportPipeline(config.out, this.replicas, model, config, this.step);

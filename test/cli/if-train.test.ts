@@ -134,6 +134,18 @@ describe('a run', () => {
     expect((await execute(SAMPLE, ['x', '--stage1', golden('tiny-if-I'), '--stage2', 'second', '--steps', '1,1', '--out', 'second.png'])).code).toBe(0);
   });
 
+  test('stage II on samples of stage I: the same for any split of a batch, and continued', async () => {
+    const stage1 = ['--set', `model.folder=${golden('tiny-if-II')}`, '--set', 'size=32', '--set', `lowRes.stage1.folder=${golden('tiny-if-I')}`, '--set', 'lowRes.stage1.timesteps=4', '--set', 'batchSize=4'];
+    await trained('samples', ...stage1, '--steps', '3');
+    await trained('samples-1', ...stage1, '--steps', '3', '--set', 'microBatch=2');
+    expect(losses('samples-1')).toEqual(losses('samples'));
+    await trained('samples-2', ...stage1, '--steps', '2');
+    await trained('samples-2', ...stage1, '--steps', '3', '--resume');
+    expect(digests('samples-2')).toEqual(digests('samples'));
+    await trained('reduced', ...stage1.slice(0, 4), '--steps', '3', '--set', 'batchSize=4');
+    expect(losses('reduced')).not.toEqual(losses('samples'));
+  });
+
   test('from scratch with the text encoder, continued: bit for bit, and the encoder is in the result', async () => {
     const scratch = ['--set', 'model.fromScratch=true', '--set', 'model.trainTextEncoder=true', '--set', 'model.textEncoder.num_layers=1', '--set', 'previews.timesteps=1', '--set', 'previews.every=4'];
     await trained('scratch', ...scratch, '--steps', '4');

@@ -60,6 +60,7 @@ describe('refused, naming key, expected and got', () => {
     ['an encoder without weights', changed({ model: { folder: 'x', fromScratch: true, textEncoder: {} } }), /model\.textEncoder: needs model\.fromScratch and model\.trainTextEncoder/],
     ['type of a trained encoder', changed({ model: { folder: 'x', trainTextEncoder: true, textDtype: 'int8' } }), /model\.textDtype: /],
     ['empty range', changed({ objective: { timesteps: { type: 'range', begin: 0.8 } } }), /expected begin < end, got 0\.8 and 0\.75/],
+    ['samples of stage I without embeddings', changed({ model: { folder: 'x', trainTextEncoder: true }, lowRes: { stage1: { folder: 'y' } } }), /lowRes\.stage1: reads the embeddings/],
     ['devices', changed({ devices: ['cpu:0', 'cpu:1', 'cpu:0'] }), /devices: expected each once/],
     ['uneven devices', changed({ devices: ['cpu:0', 'cpu:1', 'cpu:2'] }), /batchSize: expected a multiple of the 3 devices, got 4/],
     ['micro-batch', changed({ microBatch: 3 }), /microBatch: expected a divisor of the 4 pictures/],

@@ -12,7 +12,7 @@ const MACHINE = 24e9;
 async function plan(name: string, { batch = 1, checkpointing = false, ema = true, replicas = 1 } = {}): Promise<TrainingPlan> {
   const unet = parseUNetConfig(configs[name], name);
   const training = await addon.planTrainer(JSON.stringify(unet), null, { dtype: 'bf16', exact: false, checkpointing, ema }, batch, unet.sampleSize!, unet.sampleSize!, 77);
-  return { replicas, training, encoding: undefined, preview: undefined, checkpointBytes: 0 };
+  return { replicas, training, encoding: undefined, preview: undefined, lowRes: undefined, checkpointBytes: 0 };
 }
 const config = (values: Partial<RunConfig>): RunConfig => ({ microBatch: 1, devices: ['cpu:0'], ema: { decay: 0.9999 }, gradientCheckpointing: false, ...values }) as RunConfig;
 
@@ -33,11 +33,12 @@ test('IF-I-XL is refused on 24 GB with its number and what would help', async ()
 
 test('every phase counts: encoding before training, previews beside it', () => {
   const part = (weightBytes: number, activationBytes: number): TrainingPlan['training'] => ({ weightBytes, activationBytes, flops: 0 });
-  const base: TrainingPlan = { replicas: 1, training: part(10e9, 1e9), encoding: undefined, preview: undefined, checkpointBytes: 0 };
+  const base: TrainingPlan = { replicas: 1, training: part(10e9, 1e9), encoding: undefined, preview: undefined, lowRes: undefined, checkpointBytes: 0 };
   const peak = peakBytes(base);
   expect(peak).toBeGreaterThan(11e9);
   expect(peakBytes({ ...base, encoding: part(5e9, 1e9) })).toBe(peak);
   expect(peakBytes({ ...base, encoding: part(20e9, 1e9) })).toBeGreaterThan(21e9);
   expect(peakBytes({ ...base, preview: part(2e9, 1e9) }) - peak).toBeCloseTo(2e9, -3);
+  expect(peakBytes({ ...base, lowRes: part(3e9, 0.1e9) }) - peak).toBeCloseTo(3e9, -3);
   expect(peakBytes({ ...base, replicas: 2 })).toBeGreaterThan(22e9);
 });
