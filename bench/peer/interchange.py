@@ -109,6 +109,21 @@ pipe = quietly('diffengine: diffusers loads the folder without a warning', PIPEL
 check('diffengine: the same tensors', same({f'unet.{k}': v for k, v in pipe.unet.state_dict().items()}, tuned))
 compare_pictures('diffengine: the same picture', picture(pipe), draw(at('tuned')))
 
+# ---- a run of if-train, UNet and text encoder, published from its checkpoint alone
+from PIL import Image
+os.mkdir(at('pictures'))
+for i in range(4): Image.new('RGB', (32, 32), (60 * i, 200 - 40 * i, 90)).save(at('pictures', f'{i}.png'))
+with open(at('pictures', 'metadata.jsonl'), 'w') as f: f.writelines(json.dumps(dict(file_name=f'{i}.png', text=f'colour {i}')) + '\n' for i in range(4))
+with open(at('config.json'), 'w') as f: json.dump(dict(
+    model=dict(folder=golden('tiny-if-I'), trainTextEncoder=True), data=dict(type='folder', path=at('pictures')), steps=4, batchSize=2, dtype='f32',
+    previews=False, validation=False, ema=dict(decay=0.5), optimizer=dict(lr=1e-3), checkpoints=dict(every=2)), f)
+node('if-train', at('config.json'), '--out', at('run'))
+node('if-convert', 'publish', at('run', 'checkpoints', 'step-000004'), at('published'))
+pipe = quietly('training checkpoint: diffusers loads the published folder without a warning', PIPELINE, at('published'))
+check('training checkpoint: the same tensors', same(dict(pipe.unet.state_dict()), load_file(at('run', 'checkpoints', 'step-000004', 'unet_ema.safetensors'))))
+check('training checkpoint: the UNet has changed', not same(dict(pipe.unet.state_dict()), {k: v.float() for k, v in tiny.unet.state_dict().items()}))
+compare_pictures('training checkpoint: the same picture', picture(pipe), draw(at('published')))
+
 # ---- LoRA: the recorded adapter, written here in both layouts
 WRITE_LORA = """
 import { readFileSync } from 'node:fs';

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { publish } from '../training/publish.js';
 import { diffusersToOriginal, originalToDiffusers, type ConvertOptions } from '../weights/convert.js';
 import { diffengineToDiffusers } from '../weights/diffengine.js';
 import { WEIGHT_DTYPES, type WeightDType } from '../weights/file-dtype.js';
@@ -15,6 +16,7 @@ Examples:
   $ if-convert original-to-diffusers IF-I-XL-original IF-I-XL --text-encoder t5-v1_1-xxl
   $ if-convert diffusers-to-original IF-I-XL IF-I-XL-original
   $ if-convert diffengine work_dirs/if_l/epoch_50.pth IF-I-L-tuned --base IF-I-L-v1.0
+  $ if-convert publish runs/pokemon IF-I-L-pokemon --dtype f16
   $ if-convert dtype IF-I-XL IF-I-XL-bf16 --dtype bf16
   $ if-convert inspect IF-I-XL --json
 
@@ -53,6 +55,7 @@ let chosen: Action | undefined;
 const force = (): Option => new Option('--force', 'replace the output if it is there').default(false);
 const dtype = (): Option => new Option('--dtype <type>', 'type of the weights (default: as they are)').choices([...WEIGHT_DTYPES]);
 const shards = (): Option => new Option('--max-shard-size <size>', 'split weights into files of at most this size (default: 10GB)').argParser(byteSize);
+const saveKeys = (fallback: string): Option => new Option('--save-keys <name...>', `components to write (${fallback})`).choices(['unet', 'text_encoder']);
 const variant = (): Option => new Option('--variant <name>', 'take the weights of this variant').choices(['fp16', 'bf16']);
 
 /** Adds a conversion: `run` does it, the output's path is printed. */
@@ -79,8 +82,11 @@ conversion('diffusers-to-original', 'The UNet of a diffusers folder becomes a ch
   '<in>', 'pipeline folder, or its unet folder', [force()], (from, to, options) => diffusersToOriginal(from, to, options));
 conversion('diffengine', 'A checkpoint of diffengine (epoch_N.pth) becomes a diffusers folder.', '<checkpoint>', 'the .pth file',
   [new Option('--base <dir>', 'the diffusers folder that the training started from').makeOptionMandatory(),
-    new Option('--save-keys <name...>', 'components to write (default: all of the base)').choices(['unet', 'text_encoder']), dtype(), shards(), force()],
+    saveKeys('default: all of the base'), dtype(), shards(), force()],
   (from, to, options, flags) => diffengineToDiffusers(from, flags.base, to, { ...options, ...(flags.saveKeys ? { saveKeys: flags.saveKeys } : {}) }));
+conversion('publish', 'A checkpoint of if-train becomes a diffusers folder.', '<checkpoint>', 'folder of a checkpoint, or of a run (its newest one)',
+  [saveKeys('default: both'), dtype(), shards(), force()],
+  (from, to, options, flags) => publish(from, to, { ...options, ...(flags.saveKeys ? { saveKeys: flags.saveKeys } : {}) }));
 conversion('dtype', 'The same model in another type: a pipeline folder, a component folder, or a single file (to FILE.safetensors).', '<in>', 'folder or file',
   [dtype().makeOptionMandatory(), variant(), shards(), force()], (from, to, options, flags) => rewriteModel(from, to, { ...options, ...(flags.variant ? { variant: flags.variant } : {}) }));
 conversion('safetensors', 'The same model with .bin files written as .safetensors: a pipeline folder, a component folder, or a single file.', '<in>', 'folder or file',

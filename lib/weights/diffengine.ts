@@ -1,13 +1,14 @@
 // diffengine's `epoch_N.pth` and `iter_N.pth` (mmengine checkpoints) → diffusers folders.
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { IFError } from '../errors.js';
-import { readJson, type JsonObject } from '../models/json.js';
+import { writeFileAtomic } from '../files.js';
+import { changedJson, readJson } from '../models/json.js';
 import { parseT5Config } from '../models/t5-config.js';
 import { parseUNetConfig } from '../models/unet-config.js';
 import type { ConvertOptions } from './convert.js';
 import { resolveStage, type Component, type StageFolder } from './folder.js';
 import { writeFolder } from './output-path.js';
-import { writeJson } from './pipeline-files.js';
 import { rewritePipeline, sourceTensors } from './rewrite.js';
 import type { WrittenTensor } from './safetensors-writer.js';
 import { requireTensors } from './tensor-check.js';
@@ -49,7 +50,7 @@ export async function diffengineToDiffusers(checkpoint: string, base: string, ou
     await writeFolder(output, [checkpoint, base], options, async (dir) => {
       await rewritePipeline(stage.dir, dir, { ...options, ...(options.saveKeys ? { components: options.saveKeys } : {}), replace });
       const scheduler = path.join(dir, 'scheduler', 'scheduler_config.json');
-      await writeJson(scheduler, { ...(await readJson(scheduler)) as JsonObject, variance_type: 'fixed_small' });
+      await writeFileAtomic(scheduler, changedJson(await readFile(scheduler, 'utf8'), scheduler, { variance_type: 'fixed_small' }));
     });
   } finally {
     await archive.close();

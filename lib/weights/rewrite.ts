@@ -3,7 +3,7 @@ import { copyFile, mkdir, readFile, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { IFError } from '../errors.js';
 import { ioError, writeFileAtomic } from '../files.js';
-import { parseJson, readJson, type JsonObject } from '../models/json.js';
+import { changedJson, isJsonObject, parseJson, readJson, type JsonObject } from '../models/json.js';
 import { parseModelIndex } from '../models/model-index.js';
 import { parseT5Config } from '../models/t5-config.js';
 import type { ConvertOptions } from './convert.js';
@@ -80,16 +80,27 @@ export async function copyTextEncoder(input: string, dir: string, width: number,
   const configFile = path.join(encoder, 'config.json');
   const { dModel } = parseT5Config(await readJson(configFile), configFile);
   if (dModel !== width) throw new IFError('INVALID_ARGUMENT', `${encoder}: the text encoder gives vectors of width ${dModel}, the UNet was trained on ${width}`);
-  const files = (await listFolder(tokenizer)).filter((name) => TOKENIZER_FILE.test(name));
-  if (!files.some((name) => name === 'spiece.model' || name === 'tokenizer.json')) throw new IFError('NOT_FOUND', `${tokenizer}: expected spiece.model or tokenizer.json, found ${files.join(', ') || 'neither'}`);
   await rewriteComponent(encoder, path.join(dir, 'text_encoder'), options);
-  await mkdir(path.join(dir, 'tokenizer'));
-  for (const name of files) {
-    await copyFile(path.join(tokenizer, name), path.join(dir, 'tokenizer', name)).catch((error: unknown) => {
-      throw ioError('copying', path.join(tokenizer, name), error);
-    });
+  for (const name of await copyTokenizer(tokenizer, dir)) {
     if (!pipeline) await rm(path.join(dir, 'text_encoder', name), { force: true });
   }
+}
+
+/**
+ * Copies a tokenizer into the folder `tokenizer` of a pipeline folder.
+ * @returns the names of the files
+ * @throws IFError `NOT_FOUND` when there is none, `IO`
+ */
+export async function copyTokenizer(input: string, dir: string): Promise<string[]> {
+  const files = (await listFolder(input)).filter((name) => TOKENIZER_FILE.test(name));
+  if (!files.some((name) => name === 'spiece.model' || name === 'tokenizer.json')) throw new IFError('NOT_FOUND', `${input}: expected spiece.model or tokenizer.json, found ${files.join(', ') || 'neither'}`);
+  await mkdir(path.join(dir, 'tokenizer'), { recursive: true });
+  for (const name of files) {
+    await copyFile(path.join(input, name), path.join(dir, 'tokenizer', name)).catch((error: unknown) => {
+      throw ioError('copying', path.join(input, name), error);
+    });
+  }
+  return files;
 }
 
 /** Components that hold weights: what `components` chooses from. */
@@ -145,11 +156,12 @@ async function copySmallFiles(input: string, dir: string, dtype?: WeightDType): 
   }
 }
 
-/** In the text, so that numbers stay as they are written: transformers refuses 1 for 1.0. */
 async function copyConfig(from: string, to: string, dtype: WeightDType): Promise<void> {
   const text = await readFile(from, 'utf8');
-  parseJson(text, from);
-  await writeFileAtomic(to, text.replace(/("(?:torch_)?dtype"\s*:\s*)"(?:float32|float16|bfloat16)"/g, `$1"${TORCH_NAMES[dtype]}"`));
+  const config = parseJson(text, from);
+  const typed = isJsonObject(config) ? ['torch_dtype', 'dtype'].filter((key) => typeof config[key] === 'string') : [];
+  if (typed.length === 0) return copyFile(from, to);
+  await writeFileAtomic(to, changedJson(text, from, Object.fromEntries(typed.map((key) => [key, TORCH_NAMES[dtype]]))));
 }
 
 async function rewriteFile(input: string, output: string, options: RewriteOptions): Promise<void> {

@@ -13,13 +13,14 @@ export interface WrittenTensor extends TensorSpec {
 export interface WriteOptions {
   /** A file holds as many tensors as fit into so many bytes, one at least. Default: 10 GB, as diffusers' save_pretrained. */
   maxShardBytes?: number;
+  /** Of every file. Default: the format that diffusers and transformers ask for. */
+  metadata?: Readonly<Record<string, string>>;
   /** Bytes written so far, and in all. */
   onProgress?: ((done: number, total: number) => void) | undefined;
   signal?: AbortSignal | undefined;
 }
 
 export const DEFAULT_SHARD_BYTES = 10e9;
-const METADATA: [string, string][] = [['format', 'pt']]; // what diffusers and transformers ask for
 
 /**
  * Writes the tensors of a model under the names that diffusers and transformers use: `BASE.safetensors`, or
@@ -36,7 +37,7 @@ export async function writeModel(dir: string, base: string, tensors: readonly Wr
   const total = totalBytes(tensors);
   let before = 0;
   for (const [i, shard] of shards.entries()) {
-    await writeSafetensors(path.join(dir, names[i]!), shard, METADATA, {
+    await writeSafetensors(path.join(dir, names[i]!), shard, Object.entries(options.metadata ?? { format: 'pt' }), {
       signal: options.signal, onProgress: (done) => options.onProgress?.(before + done, total),
     });
     before += totalBytes(shard);

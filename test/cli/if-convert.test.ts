@@ -1,6 +1,6 @@
 // The command as a user meets it: what it prints and writes, and one clear line for everything that can be wrong.
 import { execFile, spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -59,6 +59,24 @@ describe('conversions', () => {
     expect((await run(['safetensors', golden('original', 'I', 'pytorch_model.bin'), 'weights.safetensors'])).code).toBe(0);
     const report = JSON.parse((await run(['inspect', 'weights.safetensors', '--json'])).stdout) as InspectReport;
     expect(report).toMatchObject({ kind: 'safetensors', metadata: { format: 'pt' }, components: [{ total: { tensors: 173 } }] });
+  });
+
+  test('publish: a checkpoint of if-train', async () => {
+    const files = { 'unet.safetensors': golden('tiny-if-I', 'unet', 'diffusion_pytorch_model.safetensors') };
+    const text = (...parts: string[]): string => readFileSync(golden('tiny-if-I', ...parts), 'utf8');
+    mkdirSync(at('run', 'checkpoints', 'step-000007'), { recursive: true });
+    for (const [name, from] of Object.entries(files)) cpSync(from, at('run', 'checkpoints', 'step-000007', name));
+    writeFileSync(at('run', 'checkpoints', 'step-000007', 'state.json'), JSON.stringify({
+      format: 1, step: 7, data: {}, files: { 'unet.safetensors': statSync(files['unet.safetensors']).size },
+      config: { model: { folder: golden('tiny-if-I'), trainTextEncoder: false }, ema: false, saveDtype: 'f16', stage: 1, objective: { prediction: 'epsilon', variance: 'fixed' } },
+      pipeline: { 'unet/config.json': text('unet', 'config.json'), 'scheduler/scheduler_config.json': text('scheduler', 'scheduler_config.json'), 'model_index.json': text('model_index.json') },
+    }));
+    expect(await run(['publish', 'run', 'published'])).toMatchObject({ code: 0, stdout: 'published\n' });
+    const { components } = JSON.parse((await run(['inspect', 'published', '--json'])).stdout) as InspectReport;
+    expect(components.map(({ name }) => name).sort()).toEqual(['scheduler', 'text_encoder', 'tokenizer', 'unet']);
+    const { metadata } = JSON.parse((await run(['inspect', at('published', 'unet', 'diffusion_pytorch_model.safetensors'), '--json'])).stdout) as InspectReport;
+    expect(metadata).toMatchObject({ format: 'pt', 'if.steps': '7', 'if.variance': 'fixed', 'if.weights': 'last' });
+    await expectRefused(['publish', golden('tiny-if-I'), 'x'], 1, /expected a checkpoint \(state\.json\)/);
   });
 
   test('Ctrl-C leaves nothing half-written', async () => {
@@ -154,7 +172,7 @@ test('--help and --version', async () => {
   const help = await run(['--help']);
   expect(help.code).toBe(0);
   expect(help.stdout).toMatch(/Examples:\n/);
-  for (const name of ['original-to-diffusers', 'diffusers-to-original', 'diffengine', 'dtype', 'safetensors', 'inspect']) expect(help.stdout).toMatch(new RegExp(`^ {2}${name} `, 'm'));
+  for (const name of ['original-to-diffusers', 'diffusers-to-original', 'diffengine', 'publish', 'dtype', 'safetensors', 'inspect']) expect(help.stdout).toMatch(new RegExp(`^ {2}${name} `, 'm'));
   expect((await run(['dtype', '--help'])).stdout).toMatch(/--max-shard-size <size>/);
   expect((await run(['--version'])).stdout.trim()).toBe((JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }).version);
 });
