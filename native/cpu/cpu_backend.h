@@ -7,6 +7,9 @@
 
 namespace df {
 
+struct PixelSlabs;
+struct GroupStatistics;
+
 /// Bytes of zeros that stand for the pixels outside of an image.
 constexpr int64_t kZeroBytes = 64 << 10;
 
@@ -43,6 +46,19 @@ class CpuBackend : public ReferenceBackend {
   void group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p) override;
   void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) override;
   void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) override;
+
+  // cpu_attention_backward.cpp
+  void attention_backward(Gradient dq, const std::vector<Gradient>& dkey, const std::vector<Gradient>& dvalue,
+                          Tensor dbias, const Tensor& dy, const Tensor& y, const Tensor& q,
+                          const AttentionParams& p) override;
+
+  // cpu_norm_backward.cpp
+  void group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, Gradient dscale, Gradient dshift,
+                           const Tensor& dy, const Tensor& x, const GroupNormParams& p) override;
+  void layer_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, const Tensor& dy, const Tensor& x,
+                           const Tensor& gamma, float eps) override;
+  void rms_norm_backward(Gradient dx, Tensor dgamma, const Tensor& dy, const Tensor& x, const Tensor& gamma,
+                         float eps) override;
 
   // cpu_elementwise.cpp
   void activation(Tensor& y, const Tensor& x, Activation kind) override;
@@ -97,6 +113,11 @@ class CpuBackend : public ReferenceBackend {
   /// Sizes and strides of one block of tiles; no addresses.
   WinogradProblem plan_winograd(const Shape& x, const Weight& w) const;
   void winograd(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
+  GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut,
+                                   int64_t coefficient_rows) const;
+  void row_norm_backward(const Gradient& dx, const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,
+                         const Tensor& x, const Tensor& gamma, float eps,
+                         void (*kernel)(const RowNormBackward*)) const;
 
   const char* name_;
   const CpuKernels& kernels_;

@@ -5,8 +5,10 @@
 #include <stdint.h>
 
 #include "cpu/kernels_elementwise_backward.h"
-#include "cpu/kernels_products_backward.h"
 #include "cpu/kernels_training.h"
+#include "cpu/kernels_attention_backward.h"
+#include "cpu/kernels_norm_backward.h"
+#include "cpu/kernels_products_backward.h"
 
 namespace df {
 
@@ -131,6 +133,8 @@ struct CpuKernels {
 
   ElementwiseBackwardKernels elementwise_backward;
   TrainingKernels training;
+  NormBackwardKernels norm_backward;
+  AttentionBackwardKernels attention_backward;
   ProductsBackwardKernels products_backward;
 };
 

@@ -41,6 +41,18 @@ DF_INLINE Vec load_n(const f16* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_
 DF_INLINE void store_n(float* p, Vec v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
 DF_INLINE void store_n(bf16* p, Vec v, int n) { _mm256_mask_storeu_epi16(p, first_lanes(n), narrow_bf16(v)); }
 DF_INLINE void store_n(f16* p, Vec v, int n) { _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtps_ph(v, 0)); }
+/// The pairs (first[i], second[i]), rounded.
+DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
+#ifdef __AVX512BF16__
+  static const uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                     8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+  _mm512_storeu_si512((void*)p, _mm512_permutexvar_epi16(_mm512_loadu_si512(order), both));
+#else
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow_bf16(second)), 16);
+  _mm512_storeu_si512((void*)p, _mm512_or_si512(_mm512_cvtepu16_epi32(narrow_bf16(first)), high));
+#endif
+}
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 /// a * b, rounded: the compiler cannot see it and fuse it with an addition.

@@ -70,6 +70,13 @@ template <class T> DF_INLINE void store_n(T* p, Vec v, int n) {
   store(lanes, v);
   for (int i = 0; i < n; i++) p[i] = lanes[i];
 }
+/// The pairs (first[i], second[i]), rounded.
+DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
+  bf16 lanes[2][kLanes];
+  store(lanes[0], first);
+  store(lanes[1], second);
+  for (int i = 0; i < kLanes; i++) p[2 * i] = lanes[0][i], p[2 * i + 1] = lanes[1][i];
+}
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 /// a * b, rounded: the compiler cannot see it and fuse it with an addition.

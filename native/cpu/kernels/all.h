@@ -9,9 +9,11 @@
 #include "cpu/kernels/math.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/norm.h"
+#include "cpu/kernels/norm_backward.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/elementwise_backward.h"
 #include "cpu/kernels/training.h"
+#include "cpu/kernels/attention_backward.h"
 #include "cpu/kernels/products_backward.h"
 
 constexpr CpuKernels kTable = {
@@ -43,5 +45,7 @@ constexpr CpuKernels kTable = {
     {average4<float>, average4<bf16>},
     kElementwiseBackward,
     kTraining,
+    kNormBackward,
+    kAttentionBackward,
     kProductsBackward,
 };

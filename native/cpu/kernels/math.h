@@ -52,6 +52,19 @@ DF_INLINE Vec normal_cdf(Vec x) {
   return select(less(set1(0), x), set1(1.f) - q, q);
 }
 
+template <int KIND> struct ActivationConstant {
+  static constexpr int value = KIND;
+};
+/// Calls body(k), k.value being `kind` as a constant.
+template <class F> DF_INLINE void with_activation(int kind, const F& body) {
+  switch (kind) {
+    case kSilu: return body(ActivationConstant<kSilu>());
+    case kGelu: return body(ActivationConstant<kGelu>());
+    case kGeluTanh: return body(ActivationConstant<kGeluTanh>());
+    default: return body(ActivationConstant<kNone>());
+  }
+}
+
 template <int KIND> DF_INLINE Vec activate(Vec x) {
   if constexpr (KIND == kSilu) return x / (set1(1.f) + exponential(set1(0) - x));
   if constexpr (KIND == kGelu) return x * normal_cdf(x);
