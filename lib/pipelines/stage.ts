@@ -1,4 +1,4 @@
-import { addon, withSignal, type ConditioningHandle, type DType, type GeneratorHandle } from '../addon.js';
+import { addon, withSignal, type ConditioningHandle, type DType, type GeneratorHandle, type Precision } from '../addon.js';
 import { DDPMScheduler } from '../diffusion/ddpm.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
@@ -87,8 +87,8 @@ export class Stage {
   }
 
   /** What sampling needs in memory; nothing is loaded. */
-  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, exact: boolean): ReturnType<typeof UNet.plan> {
-    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, exact);
+  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): ReturnType<typeof UNet.plan> {
+    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, precision);
   }
 
   /**
@@ -108,8 +108,8 @@ export class Stage {
     generator: GeneratorHandle;
     settings: StageSettings;
     dtype: DType;
-    /** See UNetOptions; default false. */
-    exact?: boolean;
+    /** Default: `default`. */
+    precision?: Precision;
     device: string;
     index: number;
     onProgress?: OnProgress | undefined;
@@ -120,7 +120,7 @@ export class Stage {
     const timesteps = this.scheduler.timesteps(settings.timesteps);
     const component = `stage${index}`;
     const unet = await UNet.load(this.config, this.files, {
-      dtype: input.dtype, exact: input.exact ?? false, device, onProgress: (done, total) => onProgress?.({ type: 'load', component, done, total }), ...(signal ? { signal } : {}),
+      dtype: input.dtype, precision: input.precision ?? 'default', device, onProgress: (done, total) => onProgress?.({ type: 'load', component, done, total }), ...(signal ? { signal } : {}),
     });
     let cond: ConditioningHandle | undefined;
     let x: Tensor | undefined;

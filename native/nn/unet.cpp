@@ -19,8 +19,8 @@ TimestepEmbedding::Params timestep_params(const UNetConfig& c, Activation post_a
 
 }  // namespace
 
-UNet::UNet(const UNetConfig& c, DType dtype, Device device, bool exact)
-    : Module("unet", dtype, device, {.exact = exact}),
+UNet::UNet(const UNetConfig& c, DType dtype, Device device, Precision precision)
+    : Module("unet", dtype, device, {.precision = precision}),
       config_(c),
       conv_in_(parameters_, "conv_in", c.in_channels, c.block_out_channels[0], 3),
       time_embedding_(parameters_, "time_embedding", timestep_params(c, c.timestep_post_act)),

@@ -11,9 +11,8 @@ namespace df {
 
 class UNet : public Module {
  public:
-  /// `dtype`: f32 or bf16, of the products and activations. Weights come with `load`. `exact`: convolutions are direct
-  /// sums (ConvAlgorithm::Direct), otherwise the fastest algorithm is taken (ConvAlgorithm::Fastest).
-  UNet(const UNetConfig& config, DType dtype, Device device, bool exact = false);
+  /// `dtype`: f32 or bf16, of the products and activations. Weights come with `load`. `precision`: of the convolutions.
+  UNet(const UNetConfig& config, DType dtype, Device device, Precision precision = Precision::Default);
   const UNetConfig& config() const { return config_; }
 
   /// Everything that depends on the text alone, for all steps of a picture: keys and values of every attention block

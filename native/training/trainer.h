@@ -45,7 +45,7 @@ struct MicroBatch {
 
 struct TrainerOptions {
   DType dtype = DType::BF16;       ///< of products and activations; parameters are float32
-  bool exact = false;              ///< see UNet
+  Precision precision = Precision::Default;
   bool checkpointing = false;      ///< residual and attention blocks are computed again on the way back
   bool ema = false;
 };
