@@ -95,15 +95,6 @@ DF_INLINE Vec load_half(const bf16* p, int half) {
                                   : _mm512_slli_epi32(v, 16));
 }
 
-#ifdef __AVX512BF16__
-/// Pairs of the lanes of both, rounded.
-DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  _mm512_store_si512((void*)p, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first)));
-}
-#endif
-
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
 /// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.
 template <class T> struct Product;
