@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
-import type { DType, T5DType } from '../addon.js';
+import type { DType, Precision, T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import type { T5Config } from '../models/config.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
@@ -11,10 +11,10 @@ import type { Stage } from './stage.js';
 export type CascadePlan = { component: string; weightBytes: number; activationBytes: number }[];
 
 // Node and the addon (80 MB), and while loading the copies of tensors that are kept for reuse (T5-XXL: 190 MB), page tables.
-const OVERHEAD_BYTES = 300e6;
+export const OVERHEAD_BYTES = 300e6;
 // Free places between tensors of the first-fit arena (6 % of the activations in IF-II-L, 11 % in IF-I-XL), and the packed keys
 // and values of one attention layer (2 % and 6 %), which the meta backend does not see.
-const ACTIVATION_MARGIN = 1.2;
+export const ACTIVATION_MARGIN = 1.2;
 
 /** What every component needs, from the meta backend; nothing is loaded. */
 export async function planCascade(
@@ -22,13 +22,13 @@ export async function planCascade(
   stages: { stage: Stage; batch: number; height: number; width: number; guided: boolean }[],
   dtype: DType,
   t5Dtype: T5DType,
-  exact: boolean,
+  precision: Precision,
 ): Promise<CascadePlan> {
   const arithmetic = t5Arithmetic(t5Dtype, dtype);
   const encoder = await T5Encoder.plan(t5, arithmetic.dtype, arithmetic.int8Weights, 2, PROMPT_TOKENS);
   const plan: CascadePlan = [{ component: 'text_encoder', weightBytes: encoder.weightBytes, activationBytes: encoder.activationBytes }];
   for (const [i, { stage, batch, height, width, guided }] of stages.entries()) {
-    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided, exact);
+    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided, precision);
     plan.push({ component: `stage${i + 1}`, weightBytes, activationBytes });
   }
   return plan;

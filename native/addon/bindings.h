@@ -17,6 +17,7 @@ void bind(Napi::Env env, Napi::Object exports, const char* name) {
 void bind_tensors(Napi::Env env, Napi::Object exports);
 void bind_models(Napi::Env env, Napi::Object exports);
 void bind_sampling(Napi::Env env, Napi::Object exports);
+void bind_images(Napi::Env env, Napi::Object exports);
 void bind_files(Napi::Env env, Napi::Object exports);
 void bind_benchmarks(Napi::Env env, Napi::Object exports);
 void bind_training(Napi::Env env, Napi::Object exports);

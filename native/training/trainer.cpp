@@ -67,7 +67,7 @@ Trainer::Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Devi
   DF_CHECK(unet.out_channels == channels || unet.out_channels == 2 * channels,
            "trainer: the UNet must have %lld output channels, or %lld with a learned variance, got %lld", ll(channels),
            ll(2 * channels), ll(unet.out_channels));
-  const WeightOptions weights{.exact = options.exact, .trainable = true};
+  const WeightOptions weights{.precision = options.precision, .trainable = true};
   unet_ = std::make_unique<UNet>(unet, options.dtype, device, weights);
   unet_->set_checkpointing(options.checkpointing);
   unet_model_.store = &unet_->store();

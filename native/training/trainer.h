@@ -51,7 +51,7 @@ struct NoisedImages {
 
 struct TrainerOptions {
   DType dtype = DType::BF16;       ///< of products and activations; parameters are float32
-  bool exact = false;              ///< see UNet
+  Precision precision = Precision::Default;
   bool checkpointing = false;      ///< residual, attention and T5 blocks are computed again on the way back
   bool ema = false;
 };
