@@ -41,21 +41,19 @@ export class Checkpoints {
   /** @param root the folder; made when the first checkpoint is written */
   constructor(readonly root: string, private readonly keep: number) {}
 
-  /**
-   * The newest whole checkpoint. Half-written ones are named and passed over.
-   * @throws IFError `IO`; `FILE_FORMAT` when the newest was written by another version
-   */
-  async latest(onWarning: (message: string) => void): Promise<Checkpoint | undefined> {
-    const names = await this.names();
-    for (const name of names.filter((entry) => entry.startsWith(UNFINISHED))) {
+  /** Removes, and names, what a killed process left. @throws IFError `IO` */
+  async removeUnfinished(onWarning: (message: string) => void): Promise<void> {
+    for (const name of (await this.names()).filter((entry) => entry.startsWith(UNFINISHED))) {
       onWarning(`${path.join(this.root, name)} is a checkpoint whose writing was interrupted: ignored and removed`);
       await rm(path.join(this.root, name), { recursive: true, force: true });
     }
-    return this.newest(onWarning);
   }
 
-  /** As latest, but nothing is removed: for readers beside a run. */
-  async newest(onWarning: (message: string) => void): Promise<Checkpoint | undefined> {
+  /**
+   * The newest whole checkpoint. Those that are not whole are named and passed over.
+   * @throws IFError `IO`; `FILE_FORMAT` when the newest was written by another version
+   */
+  async latest(onWarning: (message: string) => void): Promise<Checkpoint | undefined> {
     for (const step of steps(await this.names()).reverse()) {
       const dir = path.join(this.root, folderName(step));
       const state = await readState(dir);

@@ -72,7 +72,7 @@ async function findCheckpoint(folder: string): Promise<Checkpoint> {
   if (names.includes('state.json')) return openCheckpoint(folder);
   const root = names.includes('checkpoints') ? path.join(folder, 'checkpoints') : folder;
   const skipped: string[] = [];
-  const newest = await new Checkpoints(root, 1).newest((message) => skipped.push(message));
+  const newest = await new Checkpoints(root, 1).latest((message) => skipped.push(message));
   if (newest) return newest;
   throw new IFError('NOT_FOUND', `${folder}: expected a checkpoint (state.json), or the folder of a run with checkpoints in it, found ${[...skipped, firstNames(names)].filter(Boolean).join('; ') || 'an empty folder'}`);
 }

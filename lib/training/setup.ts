@@ -141,11 +141,14 @@ async function prepareFolder(dir: string): Promise<void> {
 }
 
 async function findCheckpoint(checkpoints: Checkpoints, config: RunConfig, data: Dataset, resume: boolean, onEvent: OnTrainingEvent): Promise<Checkpoint | undefined> {
+  const onWarning = (message: string): void => onEvent({ type: 'warning', message });
   if (!resume) {
     if (await checkpoints.any()) throw new IFError('INVALID_ARGUMENT', `out: ${config.out} holds a run already: continue it with --resume, or choose another folder with --out`);
+    await checkpoints.removeUnfinished(onWarning);
     return undefined;
   }
-  const checkpoint = await checkpoints.latest((message) => onEvent({ type: 'warning', message }));
+  await checkpoints.removeUnfinished(onWarning);
+  const checkpoint = await checkpoints.latest(onWarning);
   if (!checkpoint) {
     onEvent({ type: 'status', message: `no checkpoint in ${config.out}: starting at the first step` });
     return undefined;

@@ -239,37 +239,41 @@ describe('what it refuses', () => {
   const config = (...args: string[]): string[] => ['config.ts', '--out', 'refused', ...args];
 
   test('arguments and configuration', async () => {
-    await refused(2, /missing required argument 'config'/);
-    await refused(2, /unknown option '--colour'/, ...config('--colour'));
-    await refused(2, /--steps.*expected a whole number/, ...config('--steps', 'many'));
-    await refused(2, /config\.ts: steps: expected a whole number from 1 to/, ...config('--steps', '0'));
-    await refused(2, /--set: unknown key "optimiser"; did you mean "optimizer"\?/, ...config('--set', 'optimiser.lr=1'));
-    await refused(2, /--set: optimizer\.lr: expected a number from 1e-12 to 10, got "fast"/, ...config('--set', 'optimizer.lr=fast'));
-    await refused(1, /none\.ts: no such file/, 'none.ts');
-    await refused(2, /devices|device: expected cpu/, ...config('--devices', 'tpu'));
-    await refused(1, /"cuda:0" cannot be used/, ...config('--devices', 'cuda:0'));
     writeFileSync(path.join(dir, 'broken.ts'), 'export default {');
-    await refused(1, /broken\.ts could not be run: /, 'broken.ts');
     writeFileSync(path.join(dir, 'unknown.json'), '{ "model": { "folder": "x" }, "data": { "type": "folder", "path": "x" }, "stepz": 3 }');
-    await refused(2, /unknown\.json: unknown key "stepz"; did you mean "steps"\?/, 'unknown.json');
+    await Promise.all([
+      refused(2, /missing required argument 'config'/),
+      refused(2, /unknown option '--colour'/, ...config('--colour')),
+      refused(2, /--steps.*expected a whole number/, ...config('--steps', 'many')),
+      refused(2, /config\.ts: steps: expected a whole number from 1 to/, ...config('--steps', '0')),
+      refused(2, /--set: unknown key "optimiser"; did you mean "optimizer"\?/, ...config('--set', 'optimiser.lr=1')),
+      refused(2, /--set: optimizer\.lr: expected a number from 1e-12 to 10, got "fast"/, ...config('--set', 'optimizer.lr=fast')),
+      refused(1, /none\.ts: no such file/, 'none.ts'),
+      refused(2, /devices|device: expected cpu/, ...config('--devices', 'tpu')),
+      refused(1, /"cuda:0" cannot be used/, ...config('--devices', 'cuda:0')),
+      refused(1, /broken\.ts could not be run: /, 'broken.ts'),
+      refused(2, /unknown\.json: unknown key "stepz"; did you mean "steps"\?/, 'unknown.json'),
+    ]);
   });
 
   test('model and data', async () => {
-    await refused(1, /nowhere: no such folder/, ...config('--set', 'model.folder=nowhere'));
-    await refused(2, /stage: the configuration is for stage 2, but .* is a stage I/, ...config('--set', 'stage=2'));
-    await refused(1, /nowhere/, ...config('--set', 'data.path=nowhere'));
     mkdirSync(path.join(dir, 'empty'));
-    await refused(1, /empty/, ...config('--set', 'data.path=empty'));
     mkdirSync(path.join(dir, 'uncaptioned'));
     cpSync(path.join(dir, 'data', '1.png'), path.join(dir, 'uncaptioned', '1.png'));
-    await refused(1, /uncaptioned.*(caption|text|metadata)/, ...config('--set', 'data.path=uncaptioned'));
-    await refused(2, /textFolder|text of width/, ...config('--set', 'model.textFolder=if-emoji'));
+    await Promise.all([
+      refused(1, /nowhere: no such folder/, ...config('--set', 'model.folder=nowhere')),
+      refused(2, /stage: the configuration is for stage 2, but .* is a stage I/, ...config('--set', 'stage=2')),
+      refused(1, /nowhere/, ...config('--set', 'data.path=nowhere')),
+      refused(1, /empty/, ...config('--set', 'data.path=empty')),
+      refused(1, /uncaptioned.*(caption|text|metadata)/, ...config('--set', 'data.path=uncaptioned')),
+      refused(2, /textFolder|text of width/, ...config('--set', 'model.textFolder=if-emoji')),
+    ]);
   });
 
   test('a model that does not fit in memory, with its number', async () => {
     // IF-I-XL by its configuration: nothing of it is read
     const xl = (JSON.parse(readFileSync('bench/model-configs.json', 'utf8')) as Record<string, Record<string, unknown>>)['IF-I-XL']!;
-    writeFileSync(path.join(dir, 'xl.json'), JSON.stringify({ ...json('one', 'training_config.json'), model: { folder: golden('tiny-if-I'), fromScratch: true, unet: { ...xl, encoder_hid_dim: 64, addition_embed_type_num_heads: 4 } }, size: 64, out: 'refused' }));
+    writeFileSync(path.join(dir, 'xl.json'), JSON.stringify({ data: { type: 'folder', path: 'data' }, steps: 1, validation: false, previews: false, model: { folder: golden('tiny-if-I'), fromScratch: true, unet: { ...xl, encoder_hid_dim: 64, addition_embed_type_num_heads: 4 } }, size: 64, out: 'refused' }));
     await refused(1, /training needs \d+\.\d GB \(parameters, gradients, moments and average 8\d\.\d GB, activations \d+\.\d GB\), .* are available: .*set gradientCheckpointing: true/, 'xl.json');
   });
 
