@@ -21,6 +21,13 @@ export type CancelToken = Handle<'CancelToken'>;
 export type DType = 'f32' | 'bf16';
 /** Of the text encoder: weights and arithmetic, or `int8`: int8 weights, with the arithmetic of the networks that it serves. */
 export type T5DType = DType | 'int8';
+/**
+ * Of the convolutions. `exact`: direct sums. `default`: Winograd's forms with float32 arithmetic where they are faster;
+ * bfloat16 results keep their accuracy, float32 results differ by a few 1e-6. `fast`: for bf16, also Winograd's forms
+ * that multiply in bfloat16, with several times the rounding error; for f32 the same as `default`.
+ */
+export const PRECISIONS = ['exact', 'default', 'fast'] as const;
+export type Precision = (typeof PRECISIONS)[number];
 
 /** Box, triangle, Keys' cubic with a = −1/2, Lanczos with three lobes. */
 export type ResizeFilter = 'box' | 'bilinear' | 'bicubic' | 'lanczos';
@@ -120,7 +127,7 @@ export interface OptimizerStep {
 
 export interface TrainerOptions {
   dtype: DType;
-  exact: boolean;
+  precision: Precision;
   checkpointing: boolean;
   ema: boolean;
 }
@@ -171,8 +178,7 @@ export interface Addon {
   safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], cancel?: CancelToken | null): Promise<void>;
   safetensorsCommit(writer: SafetensorsWriterHandle, cancel?: CancelToken | null): Promise<void>;
 
-  /** `exact`: convolutions are direct sums, instead of the fastest algorithm. */
-  unetCreate(config: string, dtype: DType, device: string, exact: boolean): Promise<UNetHandle>;
+  unetCreate(config: string, dtype: DType, device: string, precision: Precision): Promise<UNetHandle>;
   unetLoad(unet: UNetHandle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random weights, for benchmarks. */
   unetLoadRandom(unet: UNetHandle, cancel?: CancelToken | null): Promise<void>;
@@ -181,7 +187,7 @@ export interface Addon {
   unetPrepare(unet: UNetHandle, text: TensorHandle, pooledText: TensorHandle | null, cancel?: CancelToken | null): Promise<ConditioningHandle>;
   /** x (B, H, W, C) float32 → (B, H, W, out_channels) float32. */
   unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, exact: boolean): Promise<MemoryPlan>;
+  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): Promise<MemoryPlan>;
 
   /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
   t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
@@ -194,8 +200,8 @@ export interface Addon {
 
   /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
   benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number): Promise<number[]>;
-  /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `exact`: as a direct sum. */
-  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, exact: boolean, runs: number): Promise<number[]>;
+  /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `precision` as in a UNet. */
+  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, precision: Precision, runs: number): Promise<number[]>;
   /**
    * Writes random weights of a whole model, for benchmarks, tensor by tensor: PREFIX.safetensors, or
    * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.

@@ -25,7 +25,7 @@ export async function openDataset(config: DataConfig, context: DataContext): Pro
     typeof names === 'string' ? path.resolve(context.base, names) : names.map((name) => path.resolve(context.base, name));
   switch (config.type) {
     case 'folder': return new PictureDataset(await openFolder({ ...config, path: path.resolve(context.base, config.path) }), config);
-    case 'parquet': return new PictureDataset(await openParquet({ ...config, path: absolute(config.path) }), config);
+    case 'parquet': return new PictureDataset(await openParquet({ ...config, path: absolute(config.path) }, context), config);
     case 'webdataset': return new PictureDataset(await openWebdataset({ ...config, path: absolute(config.path) }), config);
     case 'emoji': return openEmoji(config, context);
     default: throw new IFError('INVALID_ARGUMENT', `data.type: expected folder, emoji, parquet or webdataset, got ${JSON.stringify((config as { type: unknown }).type)}`);

@@ -1,26 +1,18 @@
-// One Parquet file (github.com/apache/parquet-format), read page by page: a page is the least that can be decompressed,
-// usually 1 MB, while a row group may be as large as the file.
+// Where things are in a Parquet file (github.com/apache/parquet-format): footer, row groups, pages. Every position and
+// count is checked against the file before it is used.
 import { stat } from 'node:fs/promises';
 import { parquetMetadata, parquetSchema, type ColumnMetaData, type FileMetaData, type SchemaTree } from 'hyparquet';
 import { parquetHeader } from 'hyparquet/src/column.js';
-import { getTreePath } from 'hyparquet/src/schema.js';
 import type { PageHeader } from 'hyparquet/src/types.js';
 import { IFError } from '../errors.js';
 import { ioError } from '../files.js';
-import type { BoundedCache } from './bounded-cache.js';
-import { LARGEST_FILE } from './decode.js';
-import { decodeDictionary, decodePage, type Levels, type PageValues } from './parquet-page.js';
 import { readRange } from './ranges.js';
 
 const LARGEST_FOOTER = 256 * 2 ** 20; // bytes
-const LARGEST_PAGE = LARGEST_FILE + 2 ** 20; // bytes decompressed: one picture and what little lies beside it
-const LARGEST_LIST_CHUNK = 128 * 2 ** 20; // bytes of a column of lists in one row group: their pages are read together
+const LARGEST_PAGE = 2 ** 30; // bytes decompressed
 const MOST_VALUES = 2 ** 24; // of one row group, page or dictionary; writers make at most a million
 const SMALL_HEADER = 4096; // bytes
 const LARGEST_HEADER = 2 ** 22; // of a page: it may hold its smallest and its largest value
-
-/** Rows of pages, columns of row groups and lists of pages, by their places. */
-export type ParquetCache = BoundedCache<ReadonlyArray<unknown>>;
 
 export interface RowGroup {
   /** Of the file. */
@@ -29,7 +21,7 @@ export interface RowGroup {
 }
 
 /** A page of a column of a row group. */
-interface Page {
+export interface Page {
   header: PageHeader;
   /** Of the data behind the header. */
   offset: number;
@@ -43,7 +35,7 @@ export class ParquetFile {
   readonly groups: readonly RowGroup[];
   readonly rows: number;
 
-  private constructor(readonly path: string, private readonly size: number, private readonly metadata: FileMetaData, readonly schema: SchemaTree, private readonly cache: ParquetCache) {
+  private constructor(readonly path: string, private readonly size: number, private readonly metadata: FileMetaData, readonly schema: SchemaTree) {
     const isText = (value: unknown): boolean => typeof value === 'string';
     if (!metadata.schema.every(({ name }) => isText(name))) throw new Error('a column has no name');
     const groups: RowGroup[] = [];
@@ -64,7 +56,7 @@ export class ParquetFile {
    * Reads the footer.
    * @throws IFError `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED` for encrypted files, `IO`
    */
-  static async open(file: string, cache: ParquetCache): Promise<ParquetFile> {
+  static async open(file: string): Promise<ParquetFile> {
     const found = await stat(file).catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') throw new IFError('NOT_FOUND', `${file}: no such file`, { cause: error });
       throw ioError('reading', file, error);
@@ -80,7 +72,7 @@ export class ParquetFile {
     const bytes = await readRange(file, found.size - 8 - footer, footer + 8);
     try {
       const metadata = parquetMetadata(bytes.buffer, { geoparquet: false });
-      return new ParquetFile(file, found.size, metadata, parquetSchema(metadata), cache);
+      return new ParquetFile(file, found.size, metadata, parquetSchema(metadata));
     } catch (cause) {
       throw wrong(`its footer is damaged (${(cause as Error).message})`, cause);
     }
@@ -98,68 +90,21 @@ export class ParquetFile {
   }
 
   /**
-   * A value of a column of byte arrays.
-   * @param leaf path of the column
-   * @param row of the file
-   * @returns its bytes, or of a list those of its elements; undefined where there is none
-   * @throws Error with the reason for damaged pages; IFError `IO`
+   * A column of a row group.
+   * @param leaf its path in the schema
+   * @throws Error when it is not there
    */
-  async value(leaf: readonly string[], row: number): Promise<Uint8Array | (Uint8Array | undefined)[] | undefined> {
-    const { group, rowInGroup } = this.locate(row);
-    const levels = levelsOf(getTreePath(this.schema, [...leaf]));
-    if (levels.element !== undefined) return (await this.lists(leaf, group, levels))[rowInGroup];
-    const pages = await this.pages(leaf, group);
-    const page = pages.find(({ firstRow, values }) => rowInGroup >= firstRow && rowInGroup < firstRow + values);
-    if (!page) throw new Error(`row ${rowInGroup} of row group ${group} is in no page`);
-    return (await this.pageRows(leaf, group, page, pages, levels))[rowInGroup - page.firstRow];
-  }
-
-  /** One value per row. */
-  private pageRows(leaf: readonly string[], group: number, page: Page, pages: readonly Page[], levels: Levels): Promise<ReadonlyArray<Uint8Array | undefined>> {
-    return this.cache.get(`${this.path}\0${page.offset}`, page.header.uncompressed_page_size, async () =>
-      (await this.decode(leaf, group, page, pages, levels)).rows) as Promise<ReadonlyArray<Uint8Array | undefined>>;
-  }
-
-  /** The lists of a whole row group: where one begins is known only after all before it. */
-  private lists(leaf: readonly string[], group: number, levels: Levels): Promise<ReadonlyArray<(Uint8Array | undefined)[] | undefined>> {
-    const weight = Number(this.chunk(leaf, group).total_uncompressed_size);
-    return this.cache.get(`${this.path}\0${group}\0${leaf.join('\0')}`, weight, async () => {
-      const pages = await this.pages(leaf, group);
-      const bytes = pages.reduce((sum, { header }) => sum + header.uncompressed_page_size, 0);
-      if (bytes > LARGEST_LIST_CHUNK) throw new Error(`the lists of row group ${group} have ${bytes} bytes, more than ${LARGEST_LIST_CHUNK}; write smaller row groups`);
-      const lists: ((Uint8Array | undefined)[] | undefined)[] = [];
-      for (const page of pages) {
-        if (page.header.type === 'DICTIONARY_PAGE') continue;
-        const { rows, continues } = await this.decode(leaf, group, page, pages, levels) as { rows: (Uint8Array[] | undefined)[]; continues: boolean };
-        if (continues && lists.length > 0) lists[lists.length - 1] = [...lists.at(-1) ?? [], ...rows.shift() ?? []];
-        for (const row of rows) lists.push(row);
-      }
-      const { rows } = this.groups[group]!;
-      if (lists.length !== rows) throw new Error(`row group ${group} has ${lists.length} lists instead of ${rows}`);
-      return lists;
-    }) as Promise<ReadonlyArray<(Uint8Array | undefined)[] | undefined>>;
-  }
-
-  private async decode(leaf: readonly string[], group: number, page: Page, pages: readonly Page[], levels: Levels): Promise<{ rows: PageValues; continues: boolean }> {
-    const { codec } = this.chunk(leaf, group);
-    const dictionaryPage = usesDictionary(page.header) ? pages.find(({ header }) => header.type === 'DICTIONARY_PAGE') : undefined;
-    const dictionary = dictionaryPage && decodeDictionary(dictionaryPage.header, await readRange(this.path, dictionaryPage.offset, dictionaryPage.length), codec);
-    return decodePage(page.header, await readRange(this.path, page.offset, page.length), codec, levels, dictionary);
-  }
-
-  private chunk(leaf: readonly string[], group: number): ColumnMetaData {
+  chunk(leaf: readonly string[], group: number): ColumnMetaData {
     const found = this.metadata.row_groups[group]!.columns.find((column) => column.meta_data?.path_in_schema.join('\0') === leaf.join('\0'));
     if (!found?.meta_data) throw new Error(`row group ${group} has no column "${leaf.join('.')}"`);
     return found.meta_data;
   }
 
-  /** The pages of a column in a row group, from their headers. */
-  private pages(leaf: readonly string[], group: number): Promise<readonly Page[]> {
-    const key = `${this.path}\0${group}\0${leaf.join('\0')}\0pages`;
-    return this.cache.get(key, 8192, () => this.readPageHeaders(leaf, group)) as Promise<readonly Page[]>;
-  }
-
-  private async readPageHeaders(leaf: readonly string[], group: number): Promise<Page[]> {
+  /**
+   * The pages of a column in a row group, from their headers.
+   * @throws Error with the reason for damaged ones; IFError `IO`
+   */
+  async pages(leaf: readonly string[], group: number): Promise<Page[]> {
     const { data_page_offset: data, dictionary_page_offset: dictionary, total_compressed_size: total, num_values: claimed } = this.chunk(leaf, group);
     const start = Math.min(Number(data), Number(dictionary || data));
     const end = start + Number(total);
@@ -207,17 +152,3 @@ function withoutStatistics({ data_page_header: v1, data_page_header_v2: v2, ...r
   return { ...rest, ...(v1 && { data_page_header: page }), ...(v2 && { data_page_header_v2: second }) };
 }
 
-function usesDictionary({ data_page_header: v1, data_page_header_v2: v2 }: PageHeader): boolean {
-  return (v1 ?? v2)?.encoding.endsWith('DICTIONARY') ?? false;
-}
-
-/** From the nodes above a column (Dremel's levels): every optional or repeated one counts. */
-function levelsOf(schemaPath: readonly SchemaTree[]): Levels {
-  let present = 0;
-  let element: number | undefined;
-  for (const { element: { repetition_type: repetition } } of schemaPath.slice(1)) {
-    if (repetition !== 'REQUIRED') present++;
-    if (repetition === 'REPEATED') element = present;
-  }
-  return { present, element };
-}

@@ -2,6 +2,7 @@
 // Pages come from files that others wrote: every count is checked before it is used.
 import { compressors } from 'hyparquet-compressors';
 import type { CompressionCodec, PageHeader } from 'hyparquet/src/types.js';
+import { decompressSnappy } from './snappy.js';
 
 /** Where the values of a column stand in its nesting. */
 export interface Levels {
@@ -11,8 +12,12 @@ export interface Levels {
   element: number | undefined;
 }
 
-/** A value per row (undefined: none), or a list of them. */
-export type PageValues = (Uint8Array | undefined)[] | ((Uint8Array | undefined)[] | undefined)[];
+/** Of a page: a value per row (undefined: none), or for a list all of its elements. */
+export interface PageRows<V> {
+  rows: (V | undefined)[] | ((V | undefined)[] | undefined)[];
+  /** The first list goes on from the page before. */
+  continues: boolean;
+}
 
 /**
  * The entries of a dictionary page.
@@ -25,13 +30,12 @@ export function decodeDictionary(header: PageHeader, body: Uint8Array, codec: Co
 }
 
 /**
- * The rows of a data page. Of a list that goes on from the page before, the first row is the continuation.
+ * The rows of a data page.
  * @param body the page behind its header
- * @param dictionary for pages that need one
- * @returns rows, and whether the first one continues the last row of the page before
+ * @param dictionary for pages that need one: what stands for each entry
  * @throws Error with the reason for damaged pages and encodings that are not read
  */
-export function decodePage(header: PageHeader, body: Uint8Array, codec: CompressionCodec, levels: Levels, dictionary: readonly Uint8Array[] | undefined): { rows: PageValues; continues: boolean } {
+export function decodePage<V>(header: PageHeader, body: Uint8Array, codec: CompressionCodec, levels: Levels, dictionary: readonly V[] | undefined): PageRows<V | Uint8Array> {
   const { data_page_header: v1, data_page_header_v2: v2, uncompressed_page_size: size } = header;
   const slots = (v1 ?? v2)!.num_values;
   let repetitions: Uint32Array | undefined;
@@ -62,11 +66,11 @@ export function decodePage(header: PageHeader, body: Uint8Array, codec: Compress
   return assemble(slots, found, levels, definitions, repetitions);
 }
 
-function assemble(slots: number, found: readonly Uint8Array[], levels: Levels, definitions?: Uint32Array, repetitions?: Uint32Array): { rows: PageValues; continues: boolean } {
+function assemble<V>(slots: number, found: readonly V[], levels: Levels, definitions?: Uint32Array, repetitions?: Uint32Array): PageRows<V> {
   let next = 0;
-  const value = (slot: number): Uint8Array | undefined => (!definitions || definitions[slot] === levels.present ? found[next++]! : undefined);
+  const value = (slot: number): V | undefined => (!definitions || definitions[slot] === levels.present ? found[next++]! : undefined);
   if (levels.element === undefined) return { rows: Array.from({ length: slots }, (_, slot) => value(slot)), continues: false };
-  const rows: ((Uint8Array | undefined)[] | undefined)[] = [];
+  const rows: ((V | undefined)[] | undefined)[] = [];
   for (let slot = 0; slot < slots; slot++) {
     const definition = definitions![slot]!; // a list has definition levels: the repeated node counts
     if (repetitions![slot] === 0 || rows.length === 0) rows.push(definition >= levels.element - 1 ? [] : undefined);
@@ -75,7 +79,7 @@ function assemble(slots: number, found: readonly Uint8Array[], levels: Levels, d
   return { rows, continues: slots > 0 && repetitions![0] !== 0 };
 }
 
-function decodeValues(encoding: string, bytes: Uint8Array, count: number, dictionary: readonly Uint8Array[] | undefined): Uint8Array[] {
+function decodeValues<V>(encoding: string, bytes: Uint8Array, count: number, dictionary: readonly V[] | undefined): (V | Uint8Array)[] {
   switch (encoding) {
     case 'PLAIN': return plain(bytes, 0, count);
     case 'PLAIN_DICTIONARY':
@@ -139,6 +143,7 @@ function hybrid(bytes: Uint8Array, width: number, count: number): Uint32Array {
 }
 
 function decompress(bytes: Uint8Array, size: number, codec: CompressionCodec): Uint8Array {
+  if (codec === 'SNAPPY') return decompressSnappy(bytes, size); // pictures hardly shrink: copying them is faster than through WebAssembly
   const page = codec === 'UNCOMPRESSED' ? bytes : (compressors[codec] ?? fail(`its compression ${codec} is not read`))(bytes, size);
   return page.length === size ? page : fail(`a page has ${page.length} bytes instead of ${size}`);
 }

@@ -1,9 +1,10 @@
 import path from 'node:path';
 import type { SchemaTree } from 'hyparquet';
 import { IFError } from '../errors.js';
-import { BoundedCache } from './bounded-cache.js';
+import type { DataContext } from './context.js';
 import { captionsOf, requireColumn } from './metadata.js';
 import { ParquetFile } from './parquet-file.js';
+import { ParquetReader } from './parquet-reader.js';
 import { nothingLeft, type PictureRecord, type PictureSource, type Skipped } from './picture-dataset.js';
 import { resolveShards, shardNames } from './shards.js';
 import { containedPath } from './walk.js';
@@ -17,8 +18,6 @@ export interface ParquetOptions {
   captionColumn?: string;
 }
 
-const CACHE_BYTES = 64 * 2 ** 20;
-
 /** Where the columns of one file are. */
 interface Columns {
   bytes: string[];
@@ -29,18 +28,19 @@ interface Columns {
 
 /**
  * Pictures in Parquet files in the layout of Hugging Face's datasets. Footers are read once; a picture is read with the
- * page that holds it, so that memory does not grow with files or row groups, in any order.
+ * page that holds it, so that memory does not grow with files or row groups, in any order. Large pages are unpacked into a
+ * temporary file below context.cacheDir (at most as large as the set).
  * @throws IFError as resolveShards; `FILE_FORMAT`, `INVALID_ARGUMENT` for columns that are missing or of another type,
  *   `NOT_FOUND` when there are no rows
  */
-export async function openParquet(options: ParquetOptions): Promise<PictureSource> {
+export async function openParquet(options: ParquetOptions, context: DataContext): Promise<PictureSource> {
   const paths = await resolveShards(options.path, '.parquet');
-  const cache = new BoundedCache<ReadonlyArray<unknown>>(CACHE_BYTES);
+  const reader = new ParquetReader(context);
   const files: { file: ParquetFile; columns: Columns; firstIndex: number; name: string }[] = [];
   let length = 0;
   const names = shardNames(paths);
   for (const [i, name] of names.entries()) {
-    const file = await ParquetFile.open(paths[i]!, cache);
+    const file = await ParquetFile.open(paths[i]!);
     files.push({ file, columns: findColumns(file, options), firstIndex: length, name });
     length += file.rows;
   }
@@ -52,17 +52,17 @@ export async function openParquet(options: ParquetOptions): Promise<PictureSourc
     read: (index) => {
       const { file, columns, firstIndex, name } = files.findLast((entry) => entry.firstIndex <= index)!;
       const row = index - firstIndex;
-      return readRow(file, columns, row, `${name}:${row}`);
+      return readRow(reader, file, columns, row, `${name}:${row}`);
     },
     async *captions() {
       for (const { file, columns } of files) {
         for (let row = 0; row < file.rows; row++) {
-          const captions = await readCaptions(file, columns, row).catch(() => undefined); // a damaged page: named when it is loaded
+          const captions = await readCaptions(reader, file, columns, row).catch(() => undefined); // a damaged page: named when it is loaded
           if (Array.isArray(captions)) yield* captions;
         }
       }
     },
-    close: async () => undefined,
+    close: () => reader.close(),
   };
 }
 
@@ -109,8 +109,8 @@ function typeOf(tree: SchemaTree): string {
   return isText(tree) ? 'text' : tree.element.type ?? 'nothing';
 }
 
-async function readCaptions(file: ParquetFile, { caption }: Columns, row: number): Promise<string[] | { reason: string }> {
-  const value = await file.value(caption, row);
+async function readCaptions(reader: ParquetReader, file: ParquetFile, { caption }: Columns, row: number): Promise<string[] | { reason: string }> {
+  const value = await reader.value(file, caption, row);
   return captionsOf(Array.isArray(value) ? value.map((item) => item && textOf(item)) : value && textOf(value));
 }
 
@@ -118,13 +118,13 @@ function textOf(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('utf8');
 }
 
-async function readRow(file: ParquetFile, columns: Columns, row: number, key: string): Promise<PictureRecord | Skipped> {
+async function readRow(reader: ParquetReader, file: ParquetFile, columns: Columns, row: number, key: string): Promise<PictureRecord | Skipped> {
   try {
-    const captions = await readCaptions(file, columns, row);
+    const captions = await readCaptions(reader, file, columns, row);
     if (!Array.isArray(captions)) return { key, reason: captions.reason };
-    const bytes = await file.value(columns.bytes, row);
+    const bytes = await reader.value(file, columns.bytes, row);
     if (bytes instanceof Uint8Array) return { key, captions, encoded: bytes };
-    const found = columns.path && await file.value(columns.path, row);
+    const found = columns.path && await reader.value(file, columns.path, row);
     if (!(found instanceof Uint8Array)) return { key, reason: 'it has no picture' };
     const name = textOf(found);
     const inside = containedPath(name);

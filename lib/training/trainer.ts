@@ -93,8 +93,8 @@ class Run {
     const previews = config.previews && setup.previewItems.length > 0 ? await Previews.create(setup.previewItems, { ...config, previews: config.previews }, model, scheduler, store) : undefined;
     const validation = config.validation ? new Validation(setup.heldOut, { ...config, validation: config.validation }, objective({ type: 'none' }), batches) : undefined;
 
-    const { dtype, exact, gradientCheckpointing: checkpointing } = config;
-    const replicas = await Replicas.create(model, config.devices, { dtype, exact, checkpointing, ema: config.ema !== false });
+    const { dtype, precision, gradientCheckpointing: checkpointing } = config;
+    const replicas = await Replicas.create(model, config.devices, { dtype, precision, checkpointing, ema: config.ema !== false });
     try {
       if (checkpoint) for (const part of stateParts(setup)) await replicas.restore(partFile(checkpoint.dir, part), part, signal);
       else await replicas.start(BigInt(config.seed), { onProgress: (done, total) => onEvent({ type: 'load', component: 'model', done, total, unit: 'bytes' }), ...(signal ? { signal } : {}) });

@@ -28,6 +28,7 @@ struct TrainingSample {
   LossSample loss;
 };
 
+/// Tensors are on the device of the trainer.
 struct MicroBatch {
   Tensor images;                   ///< (B, H, W, 3) float32 in [-1, 1]
   Tensor low_res;                  ///< (B, h, w, 3) float32 in [-1, 1], enlarged bilinearly to (H, W); undefined: stage I
@@ -50,7 +51,7 @@ struct NoisedImages {
 
 struct TrainerOptions {
   DType dtype = DType::BF16;       ///< of products and activations; parameters are float32
-  bool exact = false;              ///< see UNet
+  Precision precision = Precision::Default;
   bool checkpointing = false;      ///< residual, attention and T5 blocks are computed again on the way back
   bool ema = false;
 };

@@ -1,5 +1,5 @@
 // Parquet files of pyarrow (test/golden/parquet), and what damage makes of them.
-import { copyFile, mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parquetMetadata } from 'hyparquet';
 import { expect, test } from 'vitest';
@@ -7,6 +7,8 @@ import { BoundedCache } from '../../lib/data/bounded-cache.js';
 import type { Dataset } from '../../lib/data/dataset.js';
 import { openDataset } from '../../lib/data/open.js';
 import { ParquetFile } from '../../lib/data/parquet-file.js';
+import { ParquetReader } from '../../lib/data/parquet-reader.js';
+import { decompressSnappy } from '../../lib/data/snappy.js';
 import { IFError } from '../../lib/errors.js';
 import { expectIFError } from '../support/expect-error.js';
 import { plain, temporaryFolder } from '../support/pictures.js';
@@ -131,12 +133,12 @@ test('damaged bytes anywhere: another picture, a skipped one, or a refused file,
   const folder = await temporaryFolder();
   const name = path.join(folder, 'a.parquet');
   let [refused, skipped] = [0, 0];
-  for (const source of ['snappy.parquet', 'dictionary.parquet', 'lists.parquet']) {
+  for (const source of ['snappy.parquet', 'dictionary.parquet', 'lists.parquet', 'large_plain.parquet', 'large_dictionary.parquet']) {
     const whole = await readFile(file(source));
-    const columns = { 'snappy.parquet': {}, 'dictionary.parquet': { imageColumn: 'picture', captionColumn: 'caption' }, 'lists.parquet': { captionColumn: 'captions' } }[source]!;
+    const columns = { 'snappy.parquet': {}, 'dictionary.parquet': { imageColumn: 'picture', captionColumn: 'caption' }, 'lists.parquet': { captionColumn: 'captions' } }[source] ?? {};
     let seed = 1;
     const below = (n: number): number => (seed = (seed * 48271) % 2147483647) % n;
-    for (let i = 0; i < 120; i++) {
+    for (let i = 0; i < 60; i++) {
       const bytes = Buffer.from(whole);
       for (let k = 0; k < 3; k++) bytes[below(bytes.length - 8)] = below(256);
       await writeFile(name, bytes);
@@ -155,11 +157,86 @@ test('damaged bytes anywhere: another picture, a skipped one, or a refused file,
   expect(skipped).toBeGreaterThan(100);
 });
 
+for (const name of ['large_plain.parquet', 'large_dictionary.parquet']) {
+  test(`${name}: large pages are unpacked once into a file of the run, that is gone afterwards`, async () => {
+    const numbers = [0, 1, 2, 3, undefined, 4, 5, 6, 7, 0, 1];
+    const want = Object.fromEntries(numbers.flatMap((n, i) => (n === undefined ? [] : [[`${name}:${i}`, row(n)]])));
+    const cacheDir = await temporaryFolder();
+    const context = { base: '/', cacheDir };
+    const dataset = await openDataset({ type: 'parquet', path: file(name), flip: false }, context);
+    expect(await loadAll(dataset)).toEqual(want);
+    expect(await loadAll(dataset)).toEqual(want);
+    expect(dataset.skipped).toEqual([{ key: `${name}:4`, reason: 'it has no picture' }]);
+    await dataset.close();
+    expect(await readdir(path.join(cacheDir, 'spool'))).toEqual([]);
+    // without a folder, or one that cannot be written: slower, the same
+    expect(await loadAll(await open(file(name)))).toEqual(want);
+    const warnings: string[] = [];
+    await writeFile(path.join(cacheDir, 'file'), '');
+    const bare = await openDataset({ type: 'parquet', path: file(name), flip: false }, { base: '/', cacheDir: path.join(cacheDir, 'file'), onWarning: (message) => warnings.push(message) });
+    expect(await loadAll(bare)).toEqual(want);
+    expect(warnings).toEqual([expect.stringMatching(/^writing .*; large pages of Parquet files are unpacked each time instead/)]);
+    await bare.close();
+  });
+}
+
+test('a large page takes part of the file only once', async () => {
+  const folder = await temporaryFolder();
+  const name = path.join(folder, 'a.parquet');
+  await copyFile(file('large_plain.parquet'), name);
+  const dataset = await openDataset({ type: 'parquet', path: name, flip: false }, { base: '/', cacheDir: folder });
+  const load = async (i: number) => (await dataset.load(i, { size: 4, random: () => 0 }))?.image[1];
+  expect(await load(0)).toBe(0);
+  await writeFile(name, Buffer.alloc((await readFile(name)).length)); // what is read from here on comes from the spool
+  expect([await load(3), await load(8), await load(10)]).toEqual([6, 14, 2]);
+  expect(dataset.skipped).toEqual([]);
+  await dataset.close();
+});
+
+test('a list that goes on in the next page', async () => {
+  // two pages of an optional list of required texts: [a, b | c], null, [], [d]; levels as runs of one value
+  const runs = (...levels: number[]): Buffer => {
+    const bytes = Buffer.from(levels.flatMap((level) => [2, level]));
+    return Buffer.concat([Buffer.of(bytes.length, 0, 0, 0), bytes]);
+  };
+  const texts = (...values: string[]): Buffer => Buffer.concat(values.flatMap((value) => [Buffer.of(value.length, 0, 0, 0), Buffer.from(value)]));
+  const bodies = [Buffer.concat([runs(0, 1), runs(2, 2), texts('a', 'b')]), Buffer.concat([runs(1, 0, 0, 0), runs(2, 0, 1, 2), texts('c', 'd')])];
+  const name = path.join(await temporaryFolder(), 'pages');
+  await writeFile(name, Buffer.concat(bodies));
+  const node = (element: object, ...children: object[]): object => ({ element, children });
+  const page = (i: number, values: number): object => ({
+    offset: i * bodies[0]!.length, length: bodies[i]!.length, values, firstRow: 0,
+    header: { type: 'DATA_PAGE', uncompressed_page_size: bodies[i]!.length, data_page_header: { num_values: values, encoding: 'PLAIN' } },
+  });
+  const parquet = {
+    path: name, groups: [{ firstRow: 0, rows: 4 }], locate: (rowInGroup: number) => ({ group: 0, rowInGroup }), chunk: () => ({ codec: 'UNCOMPRESSED' }),
+    pages: async () => [page(0, 2), page(1, 4)],
+    schema: node({ name: 'root' }, node({ name: 't', repetition_type: 'OPTIONAL' }, node({ name: 'list', repetition_type: 'REPEATED' }, node({ name: 'element', repetition_type: 'REQUIRED' })))),
+  } as unknown as ParquetFile;
+  const reader = new ParquetReader({ base: '/', cacheDir: null });
+  const lists = await Promise.all([0, 1, 2, 3].map((i) => reader.value(parquet, ['t', 'list', 'element'], i)));
+  expect(lists.map((list) => (list as (Uint8Array | undefined)[] | undefined)?.map((text) => Buffer.from(text!).toString()))).toEqual([['a', 'b', 'c'], undefined, [], ['d']]);
+});
+
+test('Snappy: blocks of the C++ library, and damaged ones', async () => {
+  const blocks = JSON.parse(await readFile(file('snappy.json'), 'utf8')) as { name: string; data: string; block: string }[];
+  for (const { name, data, block } of blocks) {
+    expect([name, Buffer.from(decompressSnappy(Buffer.from(block, 'hex'), data.length / 2)).toString('hex')]).toEqual([name, data]);
+    for (let cut = 0; cut < block.length / 2; cut += 1 + Math.floor(cut / 8)) expect(() => decompressSnappy(Buffer.from(block.slice(0, 2 * cut), 'hex'), data.length / 2)).toThrow(/^damaged Snappy data: /);
+  }
+  const damaged: [number[], RegExp][] = [
+    [[], /it has no length/], [[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], /it has no length/], [[5, 0], /claims 5 bytes instead of 4/], [[4, 4 << 2, 1, 2, 3, 4, 5], /a literal is too long/],
+    [[4, 0, 7, 2], /ends too early/], [[4, 0, 7, 10, 2, 0], /a copy reaches outside/], [[4, 0, 7, 10, 0, 0], /a copy reaches outside/], [[4, 0, 7, 1, 1], /a copy reaches outside/],
+    [[4, 0, 7], /it gives 1 bytes instead of 4/], [[4, 63 << 2, 255, 255, 255, 255], /a literal is too long/], [[4, 0, 7, 3, 1, 0, 0, 0], /it gives 2 bytes/],
+  ];
+  for (const [bytes, reason] of damaged) expect(() => decompressSnappy(Uint8Array.from(bytes), 4)).toThrow(reason);
+  expect([...decompressSnappy(Uint8Array.from([4, 0, 7, 11, 1, 0, 0, 0]), 4)]).toEqual([7, 7, 7, 7]); // four-byte offset
+});
+
 test('rows are found in their groups', async () => {
-  const parquet = await ParquetFile.open(file('snappy.parquet'), new BoundedCache(0));
+  const parquet = await ParquetFile.open(file('snappy.parquet'));
   expect(parquet.groups).toEqual([{ firstRow: 0, rows: 12 }, { firstRow: 12, rows: 12 }, { firstRow: 24, rows: 6 }]);
   expect([0, 11, 12, 23, 24, 29].map((i) => parquet.locate(i))).toEqual([[0, 0], [0, 11], [1, 0], [1, 11], [2, 0], [2, 5]].map(([group, rowInGroup]) => ({ group, rowInGroup })));
-  for (const i of [5, 17, 29]) expect(Buffer.from(await parquet.value(['text'], i) as Uint8Array).toString()).toBe(`number ${i}`);
 });
 
 test('a bounded cache: the least recently used goes, errors are not kept, those that ask together share', async () => {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "compare.h"
 #include "core/execution.h"
 #include "golden_models.h"
 #include "harness.h"
@@ -49,7 +50,7 @@ void check_gradients(const Gradients& got, const SafetensorsFile& want, double t
 }
 
 Gradients unet_gradients(const GoldenUNet& g, DType dtype, bool exact, bool checkpointing) {
-  UNet unet(golden_unet_config(g.folder), dtype, kCpu, WeightOptions{.exact = exact, .trainable = true});
+  UNet unet(golden_unet_config(g.folder), dtype, kCpu, WeightOptions{.precision = exact ? Precision::Exact : Precision::Default, .trainable = true});
   SafetensorsSource source = golden_unet_source(g.folder);
   unet.load(source);
   unet.set_checkpointing(checkpointing);
@@ -57,7 +58,7 @@ Gradients unet_gradients(const GoldenUNet& g, DType dtype, bool exact, bool chec
 }
 
 Gradients wide_gradients(DType dtype, bool exact) {
-  UNet unet(wide_config(), dtype, kCpu, WeightOptions{.exact = exact, .trainable = true});
+  UNet unet(wide_config(), dtype, kCpu, WeightOptions{.precision = exact ? Precision::Exact : Precision::Default, .trainable = true});
   TensorMapSource source = wide_source();
   unet.load(source);
   return golden_unet_gradients(unet, *golden("wide_io"));
@@ -69,6 +70,45 @@ Gradients t5_gradients(DType dtype, bool checkpointing) {
   encoder.load(source);
   encoder.set_checkpointing(checkpointing);
   return golden_t5_gradients(encoder, *golden("t5_tiny_io"));
+}
+
+// All gradients as one vector: ‖got - want‖ / ‖want‖.
+double total_error(const Gradients& got, const Gradients& want) {
+  double error = 0, size = 0;
+  for (const auto& [name, expected] : want) {
+    error += std::pow(norm(ops::axpby(1, got.at(name), -1, expected)), 2);
+    size += std::pow(norm(expected), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+void check_same(const Gradients& a, const Gradients& b, const char* what) {
+  CHECK(a.size() == b.size());
+  for (const auto& [name, t] : a) {
+    const std::string error = different_bits(t, b.at(name));
+    if (!error.empty()) fail_case("%s: %s: %s", what, name.c_str(), error.c_str());
+  }
+}
+
+Gradients with_threads(int threads, const std::function<Gradients()>& f) {
+  ThreadPool pool(threads);
+  Execution execution;
+  execution.pool = &pool;
+  ExecutionScope scope(execution);
+  return f();
+}
+
+struct Network {
+  std::string name;
+  std::function<Gradients(DType dtype, bool checkpointing)> gradients;
+};
+
+std::vector<Network> networks() {
+  std::vector<Network> all;
+  for (const GoldenUNet& g : kGoldenUNets)
+    all.push_back({g.name, [g](DType dtype, bool checkpointing) { return unet_gradients(g, dtype, false, checkpointing); }});
+  all.push_back({"t5_tiny", t5_gradients});
+  return all;
 }
 
 const Registration f32([](Suite& suite) {
@@ -86,6 +126,27 @@ const Registration f32([](Suite& suite) {
   }
   suite.add("t5_tiny gradients f32",
             [] { check_gradients(t5_gradients(DType::F32, false), *golden("t5_tiny_grads"), kTolerance, 0); });
+});
+
+const Registration bits([](Suite& suite) {
+  for (const Network& n : networks())
+    for (const DType dtype : {DType::F32, DType::BF16})
+      suite.add(format("%s gradients %s: threads and checkpoints change no bits", n.name.c_str(), dtype_name(dtype)), [=] {
+        const Gradients want = with_threads(1, [&] { return n.gradients(dtype, false); });
+        check_same(with_threads(2, [&] { return n.gradients(dtype, false); }), want, "2 threads");
+        check_same(with_threads(2, [&] { return n.gradients(dtype, true); }), want, "checkpointing");
+      });
+});
+
+// Parameters and their gradients are float32 in both; what differs is the arithmetic in between. Against torch's own
+// error under autocast (bf16_gradient_error.json) with the margin that the forward passes have.
+const Registration bf16([](Suite& suite) {
+  for (const Network& n : networks())
+    suite.add(n.name + " gradients bf16", [n] {
+      const double torch_error = golden_json("bf16_gradient_error.json").find(n.name)->number();
+      const double error = total_error(n.gradients(DType::BF16, false), n.gradients(DType::F32, false));
+      if (!(error <= 1.25 * torch_error)) fail_case("relative error %.3g, torch's is %.3g", error, torch_error);
+    });
 });
 
 }  // namespace

@@ -4,6 +4,7 @@
 #pragma once
 #include "cpu/kernels/rows.h"
 #include "cpu/kernels/gemm.h"
+#include "cpu/kernels/winograd_transforms.h"
 #include "cpu/kernels/winograd.h"
 #include "cpu/kernels/pack.h"
 #include "cpu/kernels/math.h"
@@ -23,9 +24,8 @@ constexpr CpuKernels kTable = {
     {1, Product<bf16>::widens ? 1 : 2},
     {gemm<float>, gemm<bf16>},
     {gemm_int8<float>, gemm_int8<bf16>},
-    {winograd_input<float>, winograd_input<bf16>},
-    {winograd_multiply<float>, winograd_multiply<bf16>},
-    {winograd_output<float>, winograd_output<bf16>},
+    {winograd_kernels<float, 4>(), winograd_kernels<float, 8>(), winograd_kernels<bf16, 2>(),
+     winograd_kernels<bf16, 4>()},
     {pack<float>, pack<bf16>},
     {unpack<float>, unpack<bf16>},
     {attention_pack<float>, attention_pack<bf16>},

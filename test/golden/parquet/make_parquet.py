@@ -1,6 +1,7 @@
 # Parquet files in the Hugging Face layout, written by pyarrow (25.0.1) with Pillow's pictures: python make_parquet.py
 # Row i holds a 6 × 4 PNG of the plain colour (i, 2i, 3i) and captions that name i.
 import io
+import json
 import os
 
 import pyarrow as pa
@@ -48,3 +49,18 @@ rows = [{"bytes": png(0), "path": None}, {"bytes": None, "path": "pictures/1.png
 write("missing.parquet", {"image": pa.array(rows, IMAGE), "text": pa.array([f"number {i}" if i < 7 else None for i in range(8)])}, compression="gzip")
 write("types.parquet", {"image": pa.array(["a.png"]), "number": pa.array([1]), "numbers": pa.array([[1]]), "binary": pa.array([png(0)], pa.binary()), "text": texts([0])})
 write("empty.parquet", {"image": pa.array([], IMAGE), "text": pa.array([], pa.string())})
+# pages and dictionaries of more than a megabyte: what follows a PNG's end is not read
+def padded(i):
+    return None if i is None else {"bytes": png(i) + bytes(200_000), "path": None}
+
+
+large = [0, 1, 2, 3, None, 4, 5, 6, 7, 0, 1]
+columns = {"image": pa.array([padded(i) for i in large], IMAGE), "text": texts([i or 0 for i in large])}
+write("large_plain.parquet", columns, compression="zstd", use_dictionary=False)
+write("large_dictionary.parquet", columns, compression="zstd")
+# blocks of Snappy, in hexadecimal
+blocks = {"nothing": b"", "zeros": bytes(1000), "ab": b"ab" * 300, "text": b"the quick brown fox jumps over the lazy dog; the lazy dog sleeps. " * 40,
+          "counted": b"".join(i.to_bytes(4, "little") for i in range(700)), "literal": bytes((i * i * 7919 >> 3) & 255 for i in range(300)),
+          "far": bytes((i * i * 7919 >> 3) & 255 for i in range(5000)) * 2}
+with open(os.path.join(HERE, "snappy.json"), "w") as f:
+    json.dump([{"name": k, "data": v.hex(), "block": pa.compress(v, "snappy", asbytes=True).hex()} for k, v in blocks.items()], f, indent=1)
