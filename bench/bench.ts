@@ -64,17 +64,24 @@ if (positionals.length !== 1) stop(`expected one KIND, got ${positionals.length}
 if (!/^\d+$/.test(values.threads)) stop(`--threads: expected a whole number, got "${values.threads}"`);
 addon.setThreads(device, Number(values.threads));
 
-interface Measurement { what: Record<string, unknown>; seconds: number[]; flop: number }
+interface Measurement { what: Record<string, unknown>; seconds: number[]; flop: number; pageFaults?: number[] }
 
-async function timed(run: () => Promise<void>): Promise<number[]> {
+async function timed(run: () => Promise<void>): Promise<{ seconds: number[]; pageFaults: number[] }> {
   await run(); // warm-up: touches every page
   const seconds: number[] = [];
+  const pageFaults: number[] = []; // of the whole process: Node has a few of its own
   for (let i = 0; i < runs; i++) {
+    const faults = process.resourceUsage().minorPageFault;
     const start = performance.now();
     await run();
     seconds.push((performance.now() - start) / 1000);
+    pageFaults.push(process.resourceUsage().minorPageFault - faults);
   }
-  return seconds;
+  return { seconds, pageFaults };
+}
+
+function median(values: number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }
 
 interface Loaded<Model> { model: Model; facts: Record<string, number> }
@@ -108,8 +115,8 @@ async function unetStep(): Promise<Measurement> {
   const cond = await unet.prepare(text);
   const timesteps = new Array<number>(batch).fill(500);
   const labels = parsed.classEmbedType ? new Array<number>(batch).fill(250) : undefined;
-  const seconds = await timed(async () => (await unet.forward(x, timesteps, cond, labels)).dispose());
-  return { what: { config: name, batch, size, precision, ...unet.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  const times = await timed(async () => (await unet.forward(x, timesteps, cond, labels)).dispose());
+  return { what: { config: name, batch, size, precision, ...unet.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, ...times, flop: plan.flops };
 }
 
 async function t5(): Promise<Measurement> {
@@ -120,8 +127,8 @@ async function t5(): Promise<Measurement> {
   const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, int8Weights, device }), () => T5Encoder.random(parsed, { dtype, int8Weights, device }));
   const ids = new Int32Array(batch * PROMPT_TOKENS).map((_, i) => (i * 7919) % parsed.vocabSize);
   const mask = new Int32Array(ids.length).fill(1);
-  const seconds = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());
-  return { what: { config: name, layers: parsed.numLayers, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  const times = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());
+  return { what: { config: name, layers: parsed.numLayers, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, ...times, flop: plan.flops };
 }
 
 async function training(): Promise<Measurement> {
@@ -149,11 +156,10 @@ async function conv(): Promise<Measurement> {
 
 const kinds: Record<string, () => Promise<Measurement>> = { 'unet-step': unetStep, 'train-step': training, t5, gemm, conv };
 const measure = Object.hasOwn(kinds, kind!) ? kinds[kind!]! : stop(`unknown measurement "${kind}"`);
-const { what, seconds, flop } = await measure();
-const sorted = [...seconds].sort((a, b) => a - b);
-const median = sorted[Math.floor(sorted.length / 2)]!;
+const { what, seconds, flop, pageFaults } = await measure();
 const result = {
-  kind, ...what, dtype: values.dtype, median_s: median, min_s: sorted[0], runs, gflop: flop / 1e9, gflops: flop / median / 1e9,
+  kind, ...what, dtype: values.dtype, median_s: median(seconds), min_s: Math.min(...seconds), runs, gflop: flop / 1e9, gflops: flop / median(seconds) / 1e9,
+  ...(pageFaults ? { page_faults: median(pageFaults) } : {}),
   peak_rss_bytes: peakRss(), isa: addon.cpuInfo().isa, threads: addon.getThreads(device),
 };
 if (values.json) console.log(JSON.stringify(result));

@@ -11,9 +11,12 @@ namespace df {
 namespace {
 
 // Steps of K in one block: its x of one panel stays in L2 over the outputs and taps of a work item.
-constexpr int64_t kBlockSteps = 384;
+constexpr int64_t kBlockSteps = 768;
 // Register tiles of a work item: their partial sums stay in L2, and share what is read of x.
 constexpr int64_t kItemTiles = 36;
+// x of one panel up to this size stays in L2 as a whole: blocks of outputs then follow each other, and need partial sums
+// of one block only.
+constexpr int64_t kPanelBytes = 256 << 10;
 // Enough items for many threads.
 constexpr int64_t kEnoughItems = 64;
 // Pixels that are packed by one item, rows whose sum is one float32 sum.
@@ -86,13 +89,15 @@ void CpuBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, 
   int64_t groups = ceil_div(blocks, std::max<int64_t>(1, kItemTiles / taps));
   groups = std::min(blocks, std::max(groups, ceil_div(kEnoughItems, count)));
   const int64_t group = ceil_div(blocks, groups), pairs = ceil_div(g.items, 2);
-  const size_t slot_bytes = size_t(std::bit_width(uint64_t(pairs)) * group * taps * kernels_.tile_rows * kernels_.panel) *
-                            sizeof(float);
+  const int64_t together = int64_t(bytes.x) <= count * kPanelBytes ? 1 : group;  // blocks with partial sums at a time
+  const size_t slot_bytes = size_t(std::bit_width(uint64_t(pairs)) * together * taps * kernels_.tile_rows *
+                                   kernels_.panel) * sizeof(float);
   // the panels of a group follow each other: they complete rows of dw
   parallel_for(ceil_div(blocks, group) * count, [&](int64_t item, int) {
-    const int64_t begin = item / count * group;
-    kernels.weight_gradient[type](&g, item % count, begin, std::min(begin + group, blocks),
-                                  static_cast<float*>(scratch(Scratch::Partial, slot_bytes)));
+    float* slots = static_cast<float*>(scratch(Scratch::Partial, slot_bytes));
+    const int64_t begin = item / count * group, end = std::min(begin + group, blocks);
+    for (int64_t block = begin; block < end; block += together)
+      kernels.weight_gradient[type](&g, item % count, block, std::min(block + together, end), slots);
   });
 }
 

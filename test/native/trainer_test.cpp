@@ -101,7 +101,7 @@ bool all_zero(const std::vector<Tensor>& state) {
 // ---- three AdamW steps of torch
 
 void check_adamw(bool exact, bool checkpointing) {
-  TrainerOptions options{.dtype = DType::F32, .exact = exact, .checkpointing = checkpointing, .ema = false};
+  TrainerOptions options{.dtype = DType::F32, .precision = exact ? Precision::Exact : Precision::Default, .checkpointing = checkpointing, .ema = false};
   Trainer trainer = loaded_trainer("training/unet", false, options);
   const auto io = golden("training/adamw_io");
   const Tensor cumulative = golden("schedulers/tables")->tensor("alphas_cumprod");
@@ -160,7 +160,7 @@ const Registration adamw([](Suite& suite) {
 // ---- the same bits however the batch is cut
 
 void check_replicas(DType dtype, bool checkpointing, int replicas) {
-  const TrainerOptions options{.dtype = dtype, .exact = false, .checkpointing = checkpointing, .ema = true};
+  const TrainerOptions options{.dtype = dtype, .precision = Precision::Default, .checkpointing = checkpointing, .ema = true};
   const int64_t items = 2 * replicas;
   Trainer one = loaded_trainer("tiny-if-II/unet", true, options);
   const Tensor terms = one.accumulate(stage_two_batch(0, items, items, true));
@@ -524,7 +524,7 @@ const Registration behaviour([](Suite& suite) {
   suite.add("trainer plan is what a micro-batch takes", [] {
     const UNetConfig config = golden_unet_config("tiny-if-II/unet");
     for (const bool checkpointing : {false, true}) {
-      const TrainerOptions options{.dtype = DType::BF16, .exact = true, .checkpointing = checkpointing, .ema = true};
+      const TrainerOptions options{.dtype = DType::BF16, .precision = Precision::Exact, .checkpointing = checkpointing, .ema = true};
       const MemoryPlan plan = plan_trainer(config, golden_t5_config(), options, 2, 64, 64, 6);
       const size_t start = memory_stats(kCpu).current;
       Trainer trainer = loaded_trainer("tiny-if-II/unet", true, options);

@@ -133,6 +133,8 @@ template <class T> struct Images {
   int64_t x_rows, x_columns;
   explicit DF_INLINE Images(const WeightGradientProblem& problem)
       : g(problem), x_rows(g.out_height + g.kernel_h - 1), x_columns(g.out_width + g.kernel_w - 1) {}
+  /// Pixels have no neighbours, so that the rows of an image follow each other.
+  DF_INLINE bool joined() const { return g.kernel_h == 1 && g.kernel_w == 1 && g.padding == 0; }
   /// A single item of a pair, which is cut into halves.
   DF_INLINE bool halved(int64_t image) const { return unit == 2 && 2 * image + 1 == g.items; }
   /// Rows of dy in an image.
@@ -140,6 +142,11 @@ template <class T> struct Images {
   DF_INLINE int64_t item(int64_t image, int e) const { return halved(image) ? 2 * image : image * unit + e; }
   /// The row of the item where element e of the image's units begins.
   DF_INLINE int64_t first_row(int64_t image, int e) const { return halved(image) ? e * rows(image) : 0; }
+  /// How many of the rows [row, row + most) of an image of dy (or of x when joined) have every element, 1 at least.
+  DF_INLINE int64_t full_rows(int64_t image, int64_t row, int64_t most) const {
+    const int64_t full = smaller(rows(image), g.out_height - first_row(image, unit - 1)) - row;
+    return full < 1 ? 1 : smaller(full, most);
+  }
   DF_INLINE T* x(int64_t panel, int64_t image, int64_t row) const {
     return static_cast<T*>(g.packed_x) + (((panel * g.images + image) * x_rows + row) * x_columns) * kPanel * unit;
   }
@@ -166,17 +173,34 @@ DF_INLINE void pack_units(bf16* out, const bf16* const (&source)[2], int n) {
       to[i] = (source[0] ? source[0][i].bits : 0) | (source[1] ? uint32_t(source[1][i].bits) << 16 : 0);
 }
 
+// Eight units of a pixel in one store.
+typedef uint16_t HalfWords __attribute__((vector_size(16)));
+typedef uint32_t Words __attribute__((vector_size(32)));
+DF_INLINE void pack_eight(float* out, const float* const (&source)[1]) { __builtin_memcpy(out, source[0], 32); }
+DF_INLINE void pack_eight(float* out, const bf16* const (&source)[1]) {
+  const Words w = __builtin_convertvector(read<HalfWords>(source[0]), Words) << 16;
+  __builtin_memcpy(out, &w, 32);
+}
+DF_INLINE void pack_eight(bf16* out, const bf16* const (&source)[2]) {
+  const Words low = __builtin_convertvector(read<HalfWords>(source[0]), Words);
+  const Words w = low | __builtin_convertvector(read<HalfWords>(source[1]), Words) << 16;
+  __builtin_memcpy(out, &w, 32);
+}
+
 /// The rows [begin, end) of the images of x, with a border of zeros.
 template <class From> void pack_gradient_x(const WeightGradientProblem* problem, int64_t begin, int64_t end) {
   typedef typename GradientOperand<From>::Type T;
   constexpr int unit = Product<T>::unit;
   const Images<T> images(*problem);
   const WeightGradientProblem& g = *problem;
+  const bool joined = images.joined();
   for (int64_t panel = 0; panel * kPanel < g.in; panel++) {
     const int n = int(smaller<int64_t>(kPanel, g.in - panel * kPanel));
-    for (int64_t r = begin; r < end; r++) {
+    for (int64_t r = begin, rows = 1; r < end; r += rows) {
       const int64_t image = r / images.x_rows, row = r % images.x_rows;
+      rows = 1;
       if (row >= images.rows(image) + g.kernel_h - 1) continue;  // of half an item
+      if (joined) rows = images.full_rows(image, row, end - r);
       T* out = images.x(panel, image, row);
       const From* source[unit];
       for (int e = 0; e < unit; e++) {
@@ -187,9 +211,10 @@ template <class From> void pack_gradient_x(const WeightGradientProblem* problem,
                            : nullptr;
       }
       const From* pixel[unit] = {};
-      for (int64_t c = 0; c < images.x_columns; c++, out += kPanel * unit) {
+      const int64_t width = rows * g.width, columns = width + images.x_columns - g.width;
+      for (int64_t c = 0; c < columns; c++, out += kPanel * unit) {
         const int64_t column = c - g.padding;
-        const bool inside = uint64_t(column) < uint64_t(g.width);
+        const bool inside = uint64_t(column) < uint64_t(width);
         for (int e = 0; e < unit; e++) pixel[e] = inside && source[e] ? source[e] + column * g.x_stride : nullptr;
         if (n == kPanel) pack_units(out, pixel, kPanel);
         else pack_units(out, pixel, n);
@@ -205,9 +230,11 @@ template <class From> void pack_gradient_dy(const WeightGradientProblem* problem
   const WeightGradientProblem& g = *problem;
   for (int64_t block = 0; block * kTileRows < g.out; block++) {
     const int n = int(smaller<int64_t>(kTileRows, g.out - block * kTileRows));
-    for (int64_t r = begin; r < end; r++) {
+    for (int64_t r = begin, rows = 1; r < end; r += rows) {
       const int64_t image = r / g.out_height, row = r % g.out_height;
+      rows = 1;
       if (row >= images.rows(image)) continue;
+      rows = images.full_rows(image, row, end - r);
       T* out = images.dy(block, image, row);
       const From* pixel[unit];
       for (int e = 0; e < unit; e++) {
@@ -217,7 +244,15 @@ template <class From> void pack_gradient_dy(const WeightGradientProblem* problem
                                           block * kTileRows
                                     : nullptr;
       }
-      for (int64_t c = 0; c < g.out_width; c++, out += kTileRows * unit) {
+      const int64_t columns = rows * g.out_width;
+      int64_t c = 0;
+      // what eight units write behind a block's six is written again by the next pixel
+      if (block * kTileRows + 8 <= g.out && pixel[0] && pixel[unit - 1])
+        for (; c + 1 < columns; c++, out += kTileRows * unit) {
+          pack_eight(out, pixel);
+          for (int e = 0; e < unit; e++) pixel[e] += g.dy_stride;
+        }
+      for (; c < columns; c++, out += kTileRows * unit) {
         if (n == kTileRows) pack_units(out, pixel, kTileRows);
         else pack_units(out, pixel, n);
         for (int e = 0; e < unit; e++)
@@ -235,8 +270,8 @@ void weight_gradient(const WeightGradientProblem* problem, int64_t panel, int64_
   const WeightGradientProblem& g = *problem;
   const int64_t taps = g.kernel_h * g.kernel_w, pairs = (g.items + 1) / 2, pair_images = 2 / unit;
   const int64_t slot_values = (end - begin) * taps * kTileValues;
-  // without a border the rows of an image are one segment
-  const bool joined = images.x_columns == g.out_width;
+  // the rows of a pair's images follow each other when taps have no neighbours: one segment
+  const bool joined = images.joined();
   const int64_t b_segment = images.x_columns * kPanel * unit, a_segment = g.out_width * kTileRows * unit;
   GradientTarget t;
   t.scale = g.scale;
@@ -246,14 +281,14 @@ void weight_gradient(const WeightGradientProblem* problem, int64_t panel, int64_
     const PairFold fold = fold_of(p, pairs, [&](int level) DF_LAMBDA_INLINE { return slots + level * slot_values; });
     t.fold = &fold;
     float* partial = slots + __builtin_popcountll(uint64_t(p)) * slot_values;
-    const int64_t last_image = smaller((p + 1) * pair_images, g.images) - 1;
-    for (int64_t image = p * pair_images; image <= last_image; image++) {
-      const int64_t image_rows = images.rows(image);
+    const int64_t first_image = p * pair_images, end_image = smaller(first_image + pair_images, g.images);
+    for (int64_t image = first_image; image < end_image; image += joined ? pair_images : 1) {
+      const int64_t image_rows = images.rows(image) * (joined ? end_image - image : 1);
       for (int64_t row = 0; row < image_rows; row += g.block_rows) {
         const int64_t rows = smaller(g.block_rows, image_rows - row);
         const int64_t segments = joined ? 1 : rows, steps = joined ? rows * g.out_width : g.out_width;
-        t.resume = image > p * pair_images || row > 0;
-        t.complete = image == last_image && row + rows == image_rows;
+        t.resume = image > first_image || row > 0;
+        t.complete = (joined || image + 1 == end_image) && row + rows == image_rows;
         for (int64_t block = begin; block < end; block++) {
           const T* a = images.dy(block, image, row);
           t.rows = int(smaller<int64_t>(kTileRows, g.out - block * kTileRows));
