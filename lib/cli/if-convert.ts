@@ -52,8 +52,8 @@ const program = new Command('if-convert')
 type Action = (signal: AbortSignal) => Promise<void>;
 let chosen: Action | undefined;
 
-const force = (): Option => new Option('--force', 'replace the output if it is there').default(false);
-const dtype = (): Option => new Option('--dtype <type>', 'type of the weights (default: as they are)').choices([...WEIGHT_DTYPES]);
+const forceOption = (): Option => new Option('--force', 'replace the output if it is there').default(false);
+const dtypeOption = (): Option => new Option('--dtype <type>', 'type of the weights (default: as they are)').choices([...WEIGHT_DTYPES]);
 const shards = (): Option => new Option('--max-shard-size <size>', 'split weights into files of at most this size (default: 10GB)').argParser(byteSize);
 const saveKeys = (fallback: string): Option => new Option('--save-keys <name...>', `components to write (${fallback})`).choices(['unet', 'text_encoder']);
 const variant = (): Option => new Option('--variant <name>', 'take the weights of this variant').choices(['fp16', 'bf16']);
@@ -65,32 +65,30 @@ function conversion(name: string, description: string, input: string, inputHelp:
   command.action((from: string, to: string, flags: Flags) => {
     chosen = async (signal) => {
       const report = new ProgressReport(process.stderr, false);
-      const options_: ConvertOptions = {
-        force: flags.force, signal, onProgress: (done, total) => report.bytes(to, 'writing', done, total),
-        ...(flags.dtype ? { dtype: flags.dtype } : {}), ...(flags.maxShardSize ? { maxShardBytes: flags.maxShardSize } : {}),
-      };
-      await run(from, to, options_, flags).finally(() => report.end());
+      const { force, dtype, maxShardSize: maxShardBytes } = flags;
+      const onProgress = (done: number, total: number): void => report.bytes(to, 'writing', done, total);
+      await run(from, to, { force, dtype, maxShardBytes, signal, onProgress }, flags).finally(() => report.end());
       console.log(to);
     };
   });
 }
 
 conversion('original-to-diffusers', 'A checkpoint of the original IF code becomes a diffusers folder.', '<in>', 'folder with config.yml and pytorch_model.bin',
-  [new Option('--text-encoder <dir>', 'T5 for it: a folder with config.json, weights and spiece.model, or a pipeline folder (default: none)'), dtype(), shards(), force()],
-  (from, to, options, flags) => originalToDiffusers(from, to, { ...options, ...(flags.textEncoder === undefined ? {} : { textEncoder: flags.textEncoder }) }));
+  [new Option('--text-encoder <dir>', 'T5 for it: a folder with config.json, weights and spiece.model, or a pipeline folder (default: none)'), dtypeOption(), shards(), forceOption()],
+  (from, to, options, flags) => originalToDiffusers(from, to, { ...options, textEncoder: flags.textEncoder }));
 conversion('diffusers-to-original', 'The UNet of a diffusers folder becomes a checkpoint of the original IF code.',
-  '<in>', 'pipeline folder, or its unet folder', [force()], (from, to, options) => diffusersToOriginal(from, to, options));
+  '<in>', 'pipeline folder, or its unet folder', [forceOption()], (from, to, options) => diffusersToOriginal(from, to, options));
 conversion('diffengine', 'A checkpoint of diffengine (epoch_N.pth) becomes a diffusers folder.', '<checkpoint>', 'the .pth file',
   [new Option('--base <dir>', 'the diffusers folder that the training started from').makeOptionMandatory(),
-    saveKeys('default: all of the base'), dtype(), shards(), force()],
-  (from, to, options, flags) => diffengineToDiffusers(from, flags.base, to, { ...options, ...(flags.saveKeys ? { saveKeys: flags.saveKeys } : {}) }));
+    saveKeys('default: all of the base'), dtypeOption(), shards(), forceOption()],
+  (from, to, options, flags) => diffengineToDiffusers(from, flags.base, to, { ...options, saveKeys: flags.saveKeys }));
 conversion('publish', 'A checkpoint of if-train becomes a diffusers folder.', '<checkpoint>', 'folder of a checkpoint, or of a run (its newest one)',
-  [saveKeys('default: both'), dtype(), shards(), force()],
-  (from, to, options, flags) => publish(from, to, { ...options, ...(flags.saveKeys ? { saveKeys: flags.saveKeys } : {}) }));
+  [saveKeys('default: both'), dtypeOption(), shards(), forceOption()],
+  (from, to, options, flags) => publish(from, to, { ...options, saveKeys: flags.saveKeys }));
 conversion('dtype', 'The same model in another type: a pipeline folder, a component folder, or a single file (to FILE.safetensors).', '<in>', 'folder or file',
-  [dtype().makeOptionMandatory(), variant(), shards(), force()], (from, to, options, flags) => rewriteModel(from, to, { ...options, ...(flags.variant ? { variant: flags.variant } : {}) }));
+  [dtypeOption().makeOptionMandatory(), variant(), shards(), forceOption()], (from, to, options, flags) => rewriteModel(from, to, { ...options, variant: flags.variant }));
 conversion('safetensors', 'The same model with .bin files written as .safetensors: a pipeline folder, a component folder, or a single file.', '<in>', 'folder or file',
-  [variant(), shards(), force()], (from, to, options, flags) => rewriteModel(from, to, { ...options, ...(flags.variant ? { variant: flags.variant } : {}) }));
+  [variant(), shards(), forceOption()], (from, to, options, flags) => rewriteModel(from, to, { ...options, variant: flags.variant }));
 
 program.command('inspect').description('Prints configuration, parameter count, types, sizes, and what is missing or unexpected (then the exit code is 1).')
   .argument('<path>', 'folder, .safetensors, .bin, .pt or .pth')

@@ -37,10 +37,21 @@ std::vector<TensorInfo> read_tensor_infos(const Napi::Value& v, const char* para
     const Napi::Value item = list.Get(i);
     DF_CHECK(item.IsObject(), "%s: expected objects of name, shape and dtype", parameter);
     auto o = item.As<Napi::Object>();
-    infos.push_back({read_string(o.Get("name"), parameter), read_shape(o.Get("shape"), parameter),
+    infos.push_back({read_string(o.Get("name"), parameter), read_shape(o.Get("shape"), parameter, 0),
                      read_file_dtype(o.Get("dtype"), parameter)});
   }
   return infos;
+}
+
+/// The tensor in another floating type, rounded to nearest. Throws WEIGHTS when a number is too large for float16.
+Tensor converted(const Tensor& source, DType dtype, const std::string& name) {
+  if (source.dtype() == dtype) return source;
+  if (source.numel() == 0) return Tensor::empty(source.shape(), dtype, kCpu);
+  const Tensor flat = source.reshape({source.numel()});  // ops take no scalars
+  const Tensor out = ops::copy(flat, dtype);
+  if (dtype == DType::F16 && !ops::all_finite(out) && ops::all_finite(flat))
+    fail(ErrorCode::Weights, "\"%s\" has values beyond the range of float16, ±65504: choose bf16", name.c_str());
+  return out.reshape(source.shape());
 }
 
 // safetensorsSave(path, names: string[], tensors: Tensor[], dtype, metadata: [string, string][], cancel?): Promise<void>
@@ -132,13 +143,7 @@ Napi::Value safetensors_write(const Napi::CallbackInfo& info) {
            declared.shape.str().c_str(), dtype_name(dtype), source.bytes(), bytes.ByteLength());
   std::memcpy(source.raw(), bytes.Data(), source.bytes());
   return run_command(info.Env(), kCpu, read_flag(info[4]), [=]() -> Deliver {
-    Tensor t = source;
-    if (dtype != declared.dtype) {
-      t = ops::copy(source, declared.dtype);
-      if (declared.dtype == DType::F16 && !ops::all_finite(t) && ops::all_finite(source))
-        fail(ErrorCode::Weights, "\"%s\" has values beyond the range of float16, ±65504: choose bf16", name.c_str());
-    }
-    writer->write(name, t);
+    writer->write(name, converted(source, declared.dtype, name));
     return [](Napi::Env env) { return env.Undefined(); };
   });
 }

@@ -46,7 +46,7 @@ const expectSameFile = (a: string, b: string): void => expect(readFileSync(a).eq
 async function forwardError(folder: string, stage: 'I' | 'II'): Promise<number> {
   const io = readSafetensors(golden('original', `${stage}_io.safetensors`));
   const config = parseUNetConfig(await readJson(path.join(folder, 'config.json')), folder);
-  const unet = await UNet.load(config, (await findWeights(folder, 'unet')).files, { dtype: 'f32', device: 'cpu', exact: true });
+  const unet = await UNet.load(config, (await findWeights(folder, 'unet')).files, { dtype: 'f32', device: 'cpu', precision: 'exact' });
   const tensor = (name: string): Tensor => Tensor.from(floats(io, name), io.get(name)!.shape, 'cpu');
   const images = (name: string): Promise<Tensor> => Tensor.fromImages({ data: floats(io, name), shape: io.get(name)!.shape as [number, number, number, number] }, 'cpu');
   const cond = await unet.prepare(tensor('encoder_hidden_states'));
