@@ -49,8 +49,8 @@ void CpuBackend::resample_backward(Gradient dx, const Tensor& dy, Resample mode)
     for (int64_t j = 0; j < width; j++) {
       char* to = row_at(y, line * width + j);
       if (up) {
-        const int64_t p = from + 2 * j;
-        const void* four[4] = {row_at(dy, p), row_at(dy, p + 1), row_at(dy, p + dy_width), row_at(dy, p + dy_width + 1)};
+        const int64_t p = from + 2 * j, below = p + dy_width;
+        const void* four[4] = {row_at(dy, p), row_at(dy, p + 1), row_at(dy, below), row_at(dy, below + 1)};
         sum(to, dx.add, four, channels);
       } else {
         scale(to, dx.add, 0.25f, row_at(dy, from + j / 2), channels);

@@ -42,7 +42,9 @@ void CpuBackend::blend(Tensor& y, const std::vector<float>& a, const Tensor& x, 
     for (int64_t piece = begin; piece < end; piece++) {
       const int64_t row = piece / pieces, first = piece % pieces * kElementGrain,
                     n = std::min(kElementGrain, columns - first);
-      const auto at = [&](const Tensor& t) { return row_at(t, dense ? 0 : row, dense ? row * columns + first : first); };
+      const auto at = [&](const Tensor& t) {
+        return dense ? row_at(t, 0, row * columns + first) : row_at(t, row, first);
+      };
       const size_t item = size_t(row / per_item);
       kernels_.axpby[0][0][0](at(y), a[item], at(x), b[item], at(z), n);
     }

@@ -7,8 +7,8 @@ namespace df {
 /// Values of one block of the loss.
 constexpr int kLossBlock = 1024;
 
-/// Values [begin, end) of one item, at most kLossBlock of them, counted over its pixels and channels. Addresses are those
-/// of the item's first pixel, strides elements between pixels. See DiffusionLoss and LossSample for the formulas.
+/// Values [begin, end) of one item, at most kLossBlock of them, counted over its pixels and channels. Addresses are
+/// those of the item's first pixel, strides elements between pixels. See DiffusionLoss and LossSample for the formulas.
 struct LossBlock {
   int64_t begin, end, channels;
   const void* model;     ///< of the kernel's type: m, then v at `variance` channels further on

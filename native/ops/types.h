@@ -131,7 +131,7 @@ template <class T, class Leaf> T tree_sum(int64_t begin, int64_t end, const Leaf
 struct LossSample {
   float target_x0 = 0, target_noise = 1;      ///< target = target_x0 · x0 + target_noise · noise (ε: 0, 1)
   float weight = 1;                           ///< of the main term
-  float variational_weight = 0;               ///< of the variational term; 0: v is not trained (its gradient is 0)
+  float variational_weight = 0;               ///< of the variational term; 0, or an output without v: the term is 0
   float sample_scale = 0, output_scale = 0;   ///< x̂0 = sample_scale · xt + output_scale · m
   float x0_coef = 0, x_coef = 0;              ///< posterior mean = x0_coef · x0 + x_coef · xt
   float true_log = 0;                         ///< log variance of the posterior
@@ -149,8 +149,9 @@ struct DiffusionLoss {
   std::vector<LossSample> samples;   ///< one per item
 };
 
-/// torch.optim.AdamW (Loshchilov & Hutter 2019), arithmetic in float32, the corrections computed in float64 by the
-/// caller: g = gradient_scale · gradient; p -= lr · weight_decay · p; m = β1·m + (1-β1)·g; v = β2·v + (1-β2)·g²;
+/// torch.optim.AdamW (Loshchilov & Hutter 2019), the corrections computed in float64 by the caller, the rest in float32
+/// with every operation (1-β too) rounded by itself, so that the bits do not depend on the instruction set:
+/// g = gradient_scale · gradient; p -= lr · weight_decay · p; m = β1·m + (1-β1)·g; v = β2·v + (1-β2)·g²;
 /// p -= step_size · m / (√v / root_correction + eps); ema = ema_decay · ema + (1 - ema_decay) · p.
 struct AdamWStep {
   float gradient_scale = 1;          ///< of the clipping

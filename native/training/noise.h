@@ -10,7 +10,7 @@ namespace df {
 
 /// The noise added to a picture, by Philox keyed with (seed, purpose, sample index): the same for any split of a batch.
 struct NoiseOptions {
-  float offset = 0;               ///< + offset · one normal number per channel (Guttenberg 2023; diffengine OffsetNoise)
+  float offset = 0;               ///< + offset · a normal number per channel (Guttenberg 2023; diffengine OffsetNoise)
   float pyramid_discount = 0;     ///< > 0: pyramid noise (diffengine PyramidNoise: discount 0.9)
   float input_perturbation = 0;   ///< xt is built with noise + γ · ξ, the target stays noise (Ning et al. 2023)
 };
@@ -25,8 +25,8 @@ struct TrainingNoise {
 /// [2, 4) for every level, sizes rounded down, at least 1), enlarged bilinearly (corners not aligned) and weighted with
 /// discount^i, until a side is 1; the sum is divided by its standard deviation. diffengine draws r and takes the
 /// deviation once for the whole batch; here both belong to the sample, so that its noise does not depend on its
-/// neighbours. The offset is added last. Throws INVALID_ARGUMENT for a shape that does not fit `samples` and for options
-/// out of range (offset and perturbation finite, discount from 0 to 1).
+/// neighbours. The offset is added last. Throws INVALID_ARGUMENT for a shape that does not fit `samples` and for
+/// options out of range (offset and perturbation finite, discount from 0 to 1).
 TrainingNoise training_noise(const Shape& shape, const std::vector<uint64_t>& samples, uint64_t seed,
                              const NoiseOptions& options);
 

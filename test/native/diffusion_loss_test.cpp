@@ -151,7 +151,8 @@ LossError loss_error(const LossCase& c, const LossInputs& in) {
     const double log_error = u * (2 * std::abs(v * half) + std::abs(middle) + std::abs(log_variance));
     const double from_m = s.output_scale * m, from_xt = s.sample_scale * xts[i], predicted = from_xt + from_m;
     const double d = s.x0_coef * (x0s[i] - predicted);
-    const double d_error = s.x0_coef * u * (std::abs(from_m) + std::abs(from_xt) + std::abs(predicted)) + 3 * u * std::abs(d);
+    const double d_error =
+        s.x0_coef * u * (std::abs(from_m) + std::abs(from_xt) + std::abs(predicted)) + 3 * u * std::abs(d);
     const double gap = log_variance - s.true_log, gap_error = log_error + u * std::abs(gap), ratio = std::exp(-gap);
     const double inverse = std::exp(-log_variance), square = d * d * inverse, rest = ratio + square;
     // an exponential: 2 units, and what its argument carries
@@ -211,8 +212,9 @@ void add_blend(Suite& suite, const Shape& shape, Layout layout) {
     call.run = [=](Backend& backend, Tensor& y) { backend.blend(y, a, x, b, z); };
     call.expected = [=] {
       const Tensor y = oracle(shape, [&](Backend& backend, Tensor& out) { backend.blend(out, a, x, b, z); });
-      const Tensor size = oracle(
-          shape, [&](Backend& backend, Tensor& out) { backend.blend(out, size_a, magnitude(x), size_b, magnitude(z)); });
+      const Tensor size = oracle(shape, [&](Backend& backend, Tensor& out) {
+        backend.blend(out, size_a, magnitude(x), size_b, magnitude(z));
+      });
       return Expected{y, scaled(size, 3 * kFloat)};
     };
     return call;

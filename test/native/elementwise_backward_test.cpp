@@ -153,7 +153,8 @@ void add_difference(Suite& suite, const std::string& name, const std::vector<Sha
                         backward) {
   add_gradient_case(suite, name + " finite difference", [=](Random& random) {
     Differentiable f;
-    for (const Shape& shape : shapes) f.inputs.push_back(random_tensor(random, shape, DType::F32, Layout::Dense, -2, 2));
+    for (const Shape& shape : shapes)
+      f.inputs.push_back(random_tensor(random, shape, DType::F32, Layout::Dense, -2, 2));
     f.forward = forward;
     f.backward = [=](const std::vector<Tensor>& in, const Tensor& dy) {
       std::vector<Tensor> gradients;
@@ -219,7 +220,8 @@ void add_differences(Suite& suite) {
 const Registration elementwise_backward([](Suite& suite) {
   for (DType dtype : {DType::F32, DType::BF16}) {
     for (Activation kind : kActivations) {
-      for (int64_t n : {1, 3, 7, 8, 15, 16, 17, 33, 64, 130}) add_activation(suite, kind, 3, n, {dtype, Layout::Strided});
+      for (int64_t n : {1, 3, 7, 8, 15, 16, 17, 33, 64, 130})
+        add_activation(suite, kind, 3, n, {dtype, Layout::Strided});
       add_activation(suite, kind, 9, 1000, {dtype});
       add_activation(suite, kind, 2, 20, {dtype, Layout::Dense, true});
       for (bool of_gate : {true, false}) {

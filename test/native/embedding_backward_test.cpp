@@ -106,9 +106,10 @@ void add_position_bias(Suite& suite, int64_t buckets, int64_t heads, int64_t tok
               });
 }
 
-// `gradient(first, items, into)` adds the parameter gradient of items [first, first + items). Of float32 values: sums of
-// a few bfloat16 ones are exact in any order.
-void check_halves(const Shape& shape, const std::function<void(Backend&, int64_t first, int64_t items, Tensor& into)>& gradient) {
+// `gradient(first, items, into)` adds the parameter gradient of items [first, first + items). Of float32 values: sums
+// of a few bfloat16 ones are exact in any order.
+void check_halves(const Shape& shape,
+                  const std::function<void(Backend&, int64_t first, int64_t items, Tensor& into)>& gradient) {
   for (const CpuIsa& isa : cpu_isas()) {
     if (!isa.supported) continue;
     Backend& b = cpu_backend(isa.name);

@@ -64,7 +64,8 @@ std::string gradient_mismatch(Random& random, const Differentiable& f) {
       const auto high = reference::load(up[i]), low = reference::load(down[i]);
       for (size_t e = 0; e < high.size(); e++) r.gradient += g[i][e] * (high[e] - low[e]) / (2 * h);
     }
-    const double high = combine(f.forward(up), weights, r.rounding), low = combine(f.forward(down), weights, r.rounding);
+    const double high = combine(f.forward(up), weights, r.rounding);
+    const double low = combine(f.forward(down), weights, r.rounding);
     r.central = (high - low) / (2 * h);
     r.rounding /= 2 * h;
     return r;

@@ -34,6 +34,10 @@ double correlation(const std::vector<double>& a, const std::vector<double>& b) {
   return sum / double(a.size() - 1) / std::sqrt(ma.variance * mb.variance);
 }
 
+double autocorrelation(const std::vector<double>& x, std::ptrdiff_t lag) {
+  return correlation({x.begin(), x.end() - lag}, {x.begin() + lag, x.end()});
+}
+
 // Mean, variance and neighbours within five standard errors; samples and kinds of noise do not correlate.
 void check_white() {
   NoiseOptions options;
@@ -49,8 +53,8 @@ void check_white() {
       const Moments m = moments(x);
       CHECK(std::abs(m.mean) < se);
       CHECK(std::abs(m.variance - 1) < se * std::sqrt(2));
-      for (size_t lag : {size_t(1), size_t(3), size_t(96)})  // channel, column, row
-        CHECK(std::abs(correlation({x.begin(), x.end() - std::ptrdiff_t(lag)}, {x.begin() + std::ptrdiff_t(lag), x.end()})) < se);
+      for (int lag : {1, 3, 96})  // channel, column, row
+        CHECK(std::abs(autocorrelation(x, lag)) < se);
       independent.push_back(x);
     }
   }
@@ -68,7 +72,8 @@ void check_offset() {
   const Shape shape{kItems, 4, 4, 2};
   std::vector<uint64_t> samples;
   for (uint64_t i = 0; i < kItems; i++) samples.push_back(i);
-  const Tensor with = training_noise(shape, samples, 3, options).target, white = training_noise(shape, samples, 3, {}).target;
+  const Tensor with = training_noise(shape, samples, 3, options).target,
+               white = training_noise(shape, samples, 3, {}).target;
   const auto a = reference::load(with), b = reference::load(white);
   std::vector<double> means[2];
   for (size_t i = 0; i < size_t(kItems); i++)
@@ -91,7 +96,8 @@ void check_offset() {
 }
 
 // The definition of noise.h, in double, from the same streams.
-std::vector<double> pyramid(uint64_t seed, uint64_t sample, int64_t height, int64_t width, int64_t channels, double discount) {
+std::vector<double> pyramid(uint64_t seed, uint64_t sample, int64_t height, int64_t width, int64_t channels,
+                            double discount) {
   const auto normal = [&](uint32_t purpose, int64_t n) {
     std::vector<float> x(static_cast<size_t>(n));
     Philox(seed, purpose, sample).normal(x.data(), n);
@@ -139,7 +145,8 @@ void check_pyramid() {
       const double allowed = (2 * 2 * 14 * 64 + 10 * 10 * 7) * kFloat;
       for (size_t k = 0; k < got.size(); k++)
         if (!(std::abs(got[k] - want[k]) <= allowed))
-          fail_case("%s sample %lld element %zu: got %.9g, expected %.9g", shape.str().c_str(), (long long)i, k, got[k], want[k]);
+          fail_case("%s sample %lld element %zu: got %.9g, expected %.9g", shape.str().c_str(), (long long)i, k,
+                    got[k], want[k]);
       CHECK(std::abs(std::sqrt(moments(got).variance) - 1) <= 1e-6);
     }
   }
@@ -147,7 +154,7 @@ void check_pyramid() {
   NoiseOptions options;
   options.pyramid_discount = 0.9f;
   const auto x = values_of(training_noise({1, 64, 64, 3}, {3}, 1, options).target, 0);
-  CHECK(correlation({x.begin(), x.end() - 3}, {x.begin() + 3, x.end()}) > 0.1);
+  CHECK(autocorrelation(x, 3) > 0.1);
 }
 
 // Every sample by itself, in another order and with 1, 2 and 3 threads: the same bits.
@@ -183,13 +190,15 @@ void check_refusals() {
   const auto refuse = [](const std::string& part, const std::function<void()>& body) {
     expect_error(ErrorCode::InvalidArgument, part, body);
   };
-  refuse("training_noise: shape must be (2 samples, H, W, C), got (4, 24, 32, 3)", [] { training_noise(kShape, {1, 2}, 0, {}); });
+  refuse("training_noise: shape must be (2 samples, H, W, C), got (4, 24, 32, 3)",
+         [] { training_noise(kShape, {1, 2}, 0, {}); });
   refuse("training_noise: shape must be (1 samples, H, W, C), got (1, 5)", [] { low_res_noise({1, 5}, {1}, 0); });
   const auto options = [&](const std::string& part, const Shape& shape, const NoiseOptions& o) {
     refuse(part, [&] { training_noise(shape, {1}, 0, o); });
   };
   options("training_noise: offset and input_perturbation must be finite, got nan and 0", {1, 8, 8, 3}, {NAN, 0, 0});
-  options("training_noise: offset and input_perturbation must be finite, got 0 and inf", {1, 8, 8, 3}, {0, 0, INFINITY});
+  options("training_noise: offset and input_perturbation must be finite, got 0 and inf", {1, 8, 8, 3},
+          {0, 0, INFINITY});
   options("training_noise: pyramid_discount must be from 0 to 1, got 1.5", {1, 8, 8, 3}, {0, 1.5f, 0});
   options("training_noise: pyramid_discount must be from 0 to 1, got nan", {1, 8, 8, 3}, {0, NAN, 0});
   options("pyramid noise needs more than one value per sample, got (1, 1, 1, 1)", {1, 1, 1, 1}, {0, 0.9f, 0});

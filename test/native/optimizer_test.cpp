@@ -107,7 +107,8 @@ void check_formula() {
   const auto p = reference::load(s.p), m = reference::load(s.m), v = reference::load(s.v), e = reference::load(s.ema),
              g = reference::load(s.g);
   s.step(reference_backend(), k);
-  const auto p1 = reference::load(s.p), m1 = reference::load(s.m), v1 = reference::load(s.v), e1 = reference::load(s.ema);
+  const auto p1 = reference::load(s.p), m1 = reference::load(s.m), v1 = reference::load(s.v),
+             e1 = reference::load(s.ema);
   for (size_t i = 0; i < p.size(); i++) {
     const auto near = [&](double got, double want, double terms) {  // five roundings of the largest term
       if (!(std::abs(got - want) <= 5 * kFloat * terms)) fail_case("%zu: got %.9g, expected %.9g", i, got, want);
@@ -185,8 +186,8 @@ void check_against_torch() {
       // most 2n roundings, 3n more from the steps; the same for v, halved by the root; then some ten. The EMA's weight
       // 1 - 0.9f is off by four.
       p_error[i] += kFloat * (3 * std::abs(p[i]) + (8 * n + 10) * correction * magnitude[i] / root);
-      ema_error[i] =
-          s.ema_decay * ema_error[i] + (1 - s.ema_decay) * p_error[i] + 6 * kFloat * (std::abs(ema[i]) + std::abs(p[i]));
+      ema_error[i] = s.ema_decay * ema_error[i] + (1 - s.ema_decay) * p_error[i] +
+                     6 * kFloat * (std::abs(ema[i]) + std::abs(p[i]));
       if (!(std::abs(got[i] - p[i]) <= p_error[i]))
         fail_case("step %d, %zu: off by %.3g, allowed %.3g", int(s.step), i, got[i] - p[i], p_error[i]);
       if (!(std::abs(got_ema[i] - ema[i]) <= ema_error[i]))
@@ -204,7 +205,8 @@ void check_not_applied() {
   AdamW optimizer(model.parameters);
   const auto unchanged = [&] {
     for (size_t i = 0; i < before.size(); i++)
-      for (auto member : {&TrainedParameter::parameter, &TrainedParameter::m, &TrainedParameter::v, &TrainedParameter::ema})
+      for (auto member :
+           {&TrainedParameter::parameter, &TrainedParameter::m, &TrainedParameter::v, &TrainedParameter::ema})
         CHECK(different_bits(before[i].*member, model.parameters[i].*member).empty());
   };
   OptimizerStep s;

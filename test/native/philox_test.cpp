@@ -43,7 +43,8 @@ void check_normal_accuracy() {
     const auto words = stream.block(uint32_t(b));
     for (int pair = 0; pair < 2; pair++) {
       const double u = double((float(words[size_t(2 * pair)]) + 0.5f)) * 0x1p-32;
-      const double radius = std::sqrt(-2 * std::log(u)), angle = 2 * M_PI * double(words[size_t(2 * pair + 1)]) * 0x1p-32;
+      const double radius = std::sqrt(-2 * std::log(u));
+      const double angle = 2 * M_PI * double(words[size_t(2 * pair + 1)]) * 0x1p-32;
       const double want[2] = {radius * std::cos(angle), radius * std::sin(angle)};
       for (int i = 0; i < 2; i++) {
         const double error = std::abs(got[size_t(4 * b + 2 * pair + i)] - want[i]);

@@ -10,7 +10,9 @@ template <class F> DF_INLINE void for_block_values(const LossBlock& b, const F& 
   }
 }
 
-template <int HUBER> DF_INLINE double main_term(const LossBlock& b, float* m, const float* x0, const float* noise, int n) {
+/// The gradient takes the place of m.
+template <int HUBER>
+DF_INLINE double main_term(const LossBlock& b, float* m, const float* x0, const float* noise, int n) {
   Vec total = set1(0);
   const Vec delta = set1(b.huber_delta);
   for_vectors(n, [&](int64_t i, int k) DF_LAMBDA_INLINE {
@@ -31,7 +33,8 @@ template <int HUBER> DF_INLINE double main_term(const LossBlock& b, float* m, co
 }
 
 /// KL(posterior ‖ model) of values whose predicted x0 is known up to m; the gradient takes the place of v.
-DF_INLINE double divergence_term(const LossBlock& b, const float* m, float* v, const float* x0, const float* xt, int n) {
+DF_INLINE double divergence_term(const LossBlock& b, const float* m, float* v, const float* x0, const float* xt,
+                                 int n) {
   Vec total = set1(0);
   const float middle = 0.5f * (b.max_log + b.min_log), half_range = 0.5f * (b.max_log - b.min_log);
   for_vectors(n, [&](int64_t i, int k) DF_LAMBDA_INLINE {
@@ -97,16 +100,17 @@ inline void adamw(float* p, float* m, float* v, float* ema, const float* g, int6
   for_vectors(n, [&](int64_t i, int l) DF_LAMBDA_INLINE {
     const Vec gradient = rounded_product(set1(k->gradient_scale), load_some(g + i, l));
     const Vec first = rounded_product(set1(k->beta1), load_some(m + i, l)) + rounded_product(set1(k->new1), gradient);
-    const Vec second =
-        rounded_product(set1(k->beta2), load_some(v + i, l)) + rounded_product(set1(k->new2), rounded_product(gradient, gradient));
+    const Vec square = rounded_product(gradient, gradient);
+    const Vec second = rounded_product(set1(k->beta2), load_some(v + i, l)) + rounded_product(set1(k->new2), square);
     const Vec old = load_some(p + i, l), decayed = old - rounded_product(set1(k->decay), old);
     const Vec root = square_root(second) / set1(k->root_correction) + set1(k->eps);
     const Vec parameter = decayed - rounded_product(set1(k->step_size), first) / root;
     store_some(m + i, first, l);
     store_some(v + i, second, l);
     store_some(p + i, parameter, l);
-    if (ema)
-      store_some(ema + i, rounded_product(set1(k->ema_decay), load_some(ema + i, l)) + rounded_product(set1(k->new_ema), parameter), l);
+    if (!ema) return;
+    const Vec kept = rounded_product(set1(k->ema_decay), load_some(ema + i, l));
+    store_some(ema + i, kept + rounded_product(set1(k->new_ema), parameter), l);
   });
 }
 

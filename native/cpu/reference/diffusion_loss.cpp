@@ -57,7 +57,8 @@ void ReferenceBackend::blend(Tensor& y, const std::vector<float>& a, const Tenso
   parallel_for(y.rows(), [&](int64_t row, int) {
     std::vector<double> out(static_cast<size_t>(columns));
     const double s = a[size_t(row / rows)], t = b[size_t(row / rows)];
-    for (int64_t c = 0; c < columns; c++) out[size_t(c)] = s * xs[size_t(row * columns + c)] + t * zs[size_t(row * columns + c)];
+    const double *v = xs.data() + row * columns, *w = zs.data() + row * columns;
+    for (int64_t c = 0; c < columns; c++) out[size_t(c)] = s * v[c] + t * w[c];
     reference::store_row(y, row, out.data());
   });
 }

@@ -1,4 +1,4 @@
-// Compiled without contraction of a * b + c (CMakeLists.txt): AdamW's float32 results are exact, operation by operation.
+// Compiled without contraction of a * b + c (CMakeLists.txt): AdamW's float32 operations are rounded one by one.
 #include <cmath>
 
 #include "cpu/reference/reference_backend.h"
