@@ -15,6 +15,10 @@ Tensor output_gradient(const Tensor& weight, DType dtype) {
 
 }  // namespace
 
+const char* name_of(Precision precision) {
+  return precision == Precision::Exact ? "exact" : precision == Precision::Fast ? "fast" : "default";
+}
+
 UNetConfig golden_unet_config(const std::string& folder) {
   return UNetConfig::from_json(normalised_unet_config(golden_json(folder + "/config.json")));
 }

@@ -10,6 +10,11 @@
 
 namespace df::test {
 
+/// Of the error of torch's own bfloat16; and by how much Precision::Fast raises that of a convolution, from 2.9e-3 to at
+/// most 1.2e-2 (winograd_test.cpp).
+inline constexpr double kBfloat16 = 1.25, kFast = 1.2e-2 / 2.9e-3;
+const char* name_of(Precision precision);
+
 struct GoldenUNet {
   const char* name;    // of NAME_io, NAME_acts, NAME_grads
   const char* folder;  // with config.json and diffusion_pytorch_model.safetensors

@@ -49,16 +49,16 @@ void check_gradients(const Gradients& got, const SafetensorsFile& want, double t
   CHECK(seen == got.size());
 }
 
-Gradients unet_gradients(const GoldenUNet& g, DType dtype, bool exact, bool checkpointing) {
-  UNet unet(golden_unet_config(g.folder), dtype, kCpu, WeightOptions{.precision = exact ? Precision::Exact : Precision::Default, .trainable = true});
+Gradients unet_gradients(const GoldenUNet& g, DType dtype, Precision precision, bool checkpointing = false) {
+  UNet unet(golden_unet_config(g.folder), dtype, kCpu, WeightOptions{.precision = precision, .trainable = true});
   SafetensorsSource source = golden_unet_source(g.folder);
   unet.load(source);
   unet.set_checkpointing(checkpointing);
   return golden_unet_gradients(unet, *golden(std::string(g.name) + "_io"));
 }
 
-Gradients wide_gradients(DType dtype, bool exact) {
-  UNet unet(wide_config(), dtype, kCpu, WeightOptions{.precision = exact ? Precision::Exact : Precision::Default, .trainable = true});
+Gradients wide_gradients(DType dtype, Precision precision) {
+  UNet unet(wide_config(), dtype, kCpu, WeightOptions{.precision = precision, .trainable = true});
   TensorMapSource source = wide_source();
   unet.load(source);
   return golden_unet_gradients(unet, *golden("wide_io"));
@@ -106,22 +106,22 @@ struct Network {
 std::vector<Network> networks() {
   std::vector<Network> all;
   for (const GoldenUNet& g : kGoldenUNets)
-    all.push_back({g.name, [g](DType dtype, bool checkpointing) { return unet_gradients(g, dtype, false, checkpointing); }});
+    all.push_back({g.name, [g](DType dtype, bool checkpointing) { return unet_gradients(g, dtype, Precision::Default, checkpointing); }});
   all.push_back({"t5_tiny", t5_gradients});
   return all;
 }
 
 const Registration f32([](Suite& suite) {
-  for (const bool exact : {true, false}) {
-    const char* mode = exact ? "exact" : "fast";
+  for (const Precision precision : {Precision::Exact, Precision::Default}) {
+    const char* mode = name_of(precision);
     for (const GoldenUNet& g : kGoldenUNets)
       suite.add(format("%s gradients f32 %s", g.name, mode), [=] {
         const auto want = golden(std::string(g.name) + "_grads");
-        check_gradients(unet_gradients(g, DType::F32, exact, false), *want, kTolerance, kFloor * largest(*want));
+        check_gradients(unet_gradients(g, DType::F32, precision), *want, kTolerance, kFloor * largest(*want));
       });
     suite.add(format("unet_wide gradients f32 %s", mode), [=] {
       const auto want = golden("wide_grads");
-      check_gradients(wide_gradients(DType::F32, exact), *want, kTolerance, kFloor * largest(*want));
+      check_gradients(wide_gradients(DType::F32, precision), *want, kTolerance, kFloor * largest(*want));
     });
   }
   suite.add("t5_tiny gradients f32",
@@ -140,13 +140,22 @@ const Registration bits([](Suite& suite) {
 
 // Parameters and their gradients are float32 in both; what differs is the arithmetic in between. Against torch's own
 // error under autocast (bf16_gradient_error.json) with the margin that the forward passes have.
+void check_bf16(const char* name, const Gradients& got, const Gradients& want, double margin) {
+  const double torch_error = golden_json("bf16_gradient_error.json").find(name)->number();
+  const double error = total_error(got, want);
+  if (!(error <= margin * torch_error)) fail_case("relative error %.3g, torch's is %.3g", error, torch_error);
+}
+
 const Registration bf16([](Suite& suite) {
-  for (const Network& n : networks())
-    suite.add(n.name + " gradients bf16", [n] {
-      const double torch_error = golden_json("bf16_gradient_error.json").find(n.name)->number();
-      const double error = total_error(n.gradients(DType::BF16, false), n.gradients(DType::F32, false));
-      if (!(error <= 1.25 * torch_error)) fail_case("relative error %.3g, torch's is %.3g", error, torch_error);
-    });
+  for (const GoldenUNet& g : kGoldenUNets)
+    for (const Precision precision : {Precision::Exact, Precision::Default, Precision::Fast})
+      suite.add(format("%s gradients bf16 %s", g.name, name_of(precision)), [=] {
+        const Gradients want = unet_gradients(g, DType::F32, Precision::Exact);
+        check_bf16(g.name, unet_gradients(g, DType::BF16, precision), want,
+                   kBfloat16 * (precision == Precision::Fast ? kFast : 1));
+      });
+  suite.add("t5_tiny gradients bf16",
+            [] { check_bf16("t5_tiny", t5_gradients(DType::BF16, false), t5_gradients(DType::F32, false), kBfloat16); });
 });
 
 }  // namespace

@@ -15,7 +15,7 @@
 namespace df::test {
 namespace {
 
-constexpr double kTolerance = 1e-5, kBfloat16 = 1.25, kFast = 1.2e-2 / 2.9e-3;
+constexpr double kTolerance = 1e-5;
 
 // Modules that exist in diffusers but are fused into their neighbours here.
 bool is_fused(const std::string& module) {
@@ -48,10 +48,6 @@ const Registration gate([](Suite& suite) {
     CHECK(!not_close(tensor_of({1}, {1}), tensor_of({1}, {0}), 0.1).empty());
   });
 });
-
-const char* name_of(Precision precision) {
-  return precision == Precision::Exact ? "exact" : precision == Precision::Fast ? "fast" : "default";
-}
 
 void add_golden_unet(Suite& suite, const GoldenUNet& g, Precision precision) {
   const char* mode = name_of(precision);
