@@ -3,7 +3,7 @@
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { addon, type DType } from '../lib/addon.js';
+import { addon, type DType, type Precision } from '../lib/addon.js';
 import { IFError } from '../lib/errors.js';
 import { parseT5Config, parseUNetConfig, type T5Config, type UNetConfig } from '../lib/models/config.js';
 import { T5Encoder } from '../lib/models/t5-encoder.js';
@@ -21,7 +21,7 @@ const USAGE = `usage: npm run bench -- KIND [options]
   train-step --config IF-I-M|…|DIR                         one optimizer step from random weights; --batch N --size PX --checkpointing --ema
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
-  --exact    convolutions as direct sums (unet-step, train-step, conv)
+  --exact | --fast   convolutions as direct sums, or in their fastest form (unet-step, train-step, conv)
   --dtype f32|bf16 (bf16); t5 and gemm: int8, weights only, multiplied in bf16
   --threads N (0 = all cores)  --runs N (5)  --json`;
 
@@ -38,14 +38,13 @@ const { positionals, values } = parseArgs({
     config: { type: 'string' }, dtype: { type: 'string', default: 'bf16' }, batch: { type: 'string', default: '2' },
     size: { type: 'string' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
     shape: { type: 'string' }, layers: { type: 'string' }, json: { type: 'boolean', default: false },
-    exact: { type: 'boolean', default: false }, checkpointing: { type: 'boolean', default: false }, ema: { type: 'boolean', default: false },
+    exact: { type: 'boolean', default: false }, fast: { type: 'boolean', default: false }, checkpointing: { type: 'boolean', default: false }, ema: { type: 'boolean', default: false },
   },
 });
 const kind = positionals[0];
 const int8Weights = values.dtype === 'int8' && (kind === 't5' || kind === 'gemm');
 const dtype = (int8Weights ? 'bf16' : values.dtype) as DType;
 const device = 'cpu:0';
-const exact = values.exact;
 const batch = positive(values.batch, '--batch');
 const runs = positive(values.runs, '--runs');
 
@@ -58,22 +57,31 @@ function stop(message: string): never {
   console.error(`bench: ${message}\n${USAGE}`);
   process.exit(2);
 }
+if (values.exact && values.fast) stop('--exact and --fast: give one of them');
+const precision: Precision = values.exact ? 'exact' : values.fast ? 'fast' : 'default';
 if (dtype !== 'f32' && dtype !== 'bf16') stop(`--dtype: expected f32 or bf16, got "${dtype}"`);
 if (positionals.length !== 1) stop(`expected one KIND, got ${positionals.length}`);
 if (!/^\d+$/.test(values.threads)) stop(`--threads: expected a whole number, got "${values.threads}"`);
 addon.setThreads(device, Number(values.threads));
 
-interface Measurement { what: Record<string, unknown>; seconds: number[]; flop: number }
+interface Measurement { what: Record<string, unknown>; seconds: number[]; flop: number; pageFaults?: number[] }
 
-async function timed(run: () => Promise<void>): Promise<number[]> {
+async function timed(run: () => Promise<void>): Promise<{ seconds: number[]; pageFaults: number[] }> {
   await run(); // warm-up: touches every page
   const seconds: number[] = [];
+  const pageFaults: number[] = []; // of the whole process: Node has a few of its own
   for (let i = 0; i < runs; i++) {
+    const faults = process.resourceUsage().minorPageFault;
     const start = performance.now();
     await run();
     seconds.push((performance.now() - start) / 1000);
+    pageFaults.push(process.resourceUsage().minorPageFault - faults);
   }
-  return seconds;
+  return { seconds, pageFaults };
+}
+
+function median(values: number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }
 
 interface Loaded<Model> { model: Model; facts: Record<string, number> }
@@ -99,16 +107,16 @@ async function unetStep(): Promise<Measurement> {
   const name = values.config ?? stop('--config is missing');
   const parsed: UNetConfig = parseUNetConfig(await componentConfig(name, 'unet'), name);
   const size = values.size ? positive(values.size, '--size') : parsed.sampleSize ?? 64;
-  const plan = await UNet.plan(parsed, dtype, batch, size, size, PROMPT_TOKENS, false, exact);
-  const { model: unet, facts } = await loaded(name, 'unet', (files) => UNet.load(parsed, files, { dtype, device, exact }), () => UNet.random(parsed, { dtype, device, exact }));
+  const plan = await UNet.plan(parsed, dtype, batch, size, size, PROMPT_TOKENS, false, precision);
+  const { model: unet, facts } = await loaded(name, 'unet', (files) => UNet.load(parsed, files, { dtype, device, precision }), () => UNet.random(parsed, { dtype, device, precision }));
   const generator = addon.generatorCreate(0n);
   const x = new Tensor(await addon.randn(generator, [batch, parsed.inChannels, size, size], device));
   const text = Tensor.from(new Float32Array(batch * PROMPT_TOKENS * parsed.encoderHidDim).map((_, i) => Math.sin(i)), [batch, PROMPT_TOKENS, parsed.encoderHidDim], device);
   const cond = await unet.prepare(text);
   const timesteps = new Array<number>(batch).fill(500);
   const labels = parsed.classEmbedType ? new Array<number>(batch).fill(250) : undefined;
-  const seconds = await timed(async () => (await unet.forward(x, timesteps, cond, labels)).dispose());
-  return { what: { config: name, batch, size, exact, ...unet.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  const times = await timed(async () => (await unet.forward(x, timesteps, cond, labels)).dispose());
+  return { what: { config: name, batch, size, precision, ...unet.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, ...times, flop: plan.flops };
 }
 
 async function t5(): Promise<Measurement> {
@@ -119,14 +127,14 @@ async function t5(): Promise<Measurement> {
   const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, int8Weights, device }), () => T5Encoder.random(parsed, { dtype, int8Weights, device }));
   const ids = new Int32Array(batch * PROMPT_TOKENS).map((_, i) => (i * 7919) % parsed.vocabSize);
   const mask = new Int32Array(ids.length).fill(1);
-  const seconds = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());
-  return { what: { config: name, layers: parsed.numLayers, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, seconds, flop: plan.flops };
+  const times = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());
+  return { what: { config: name, layers: parsed.numLayers, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, ...times, flop: plan.flops };
 }
 
 async function training(): Promise<Measurement> {
   const { what, step, flop } = await trainStep({
     config: values.config ?? stop('--config is missing'), dtype, device, batch, size: values.size ? positive(values.size, '--size') : undefined,
-    exact, checkpointing: values.checkpointing, ema: values.ema,
+    precision, checkpointing: values.checkpointing, ema: values.ema,
   });
   return { what, seconds: await timed(step), flop: flop() };
 }
@@ -143,16 +151,15 @@ async function gemm(): Promise<Measurement> {
 
 async function conv(): Promise<Measurement> {
   const [b, px, cin, cout] = shape(4) as [number, number, number, number];
-  return { what: { batch: b, size: px, in: cin, out: cout, exact }, seconds: await addon.benchConv(b, px, cin, cout, dtype, exact, runs), flop: 2 * b * px * px * 9 * cin * cout };
+  return { what: { batch: b, size: px, in: cin, out: cout, precision }, seconds: await addon.benchConv(b, px, cin, cout, dtype, precision, runs), flop: 2 * b * px * px * 9 * cin * cout };
 }
 
 const kinds: Record<string, () => Promise<Measurement>> = { 'unet-step': unetStep, 'train-step': training, t5, gemm, conv };
 const measure = Object.hasOwn(kinds, kind!) ? kinds[kind!]! : stop(`unknown measurement "${kind}"`);
-const { what, seconds, flop } = await measure();
-const sorted = [...seconds].sort((a, b) => a - b);
-const median = sorted[Math.floor(sorted.length / 2)]!;
+const { what, seconds, flop, pageFaults } = await measure();
 const result = {
-  kind, ...what, dtype: values.dtype, median_s: median, min_s: sorted[0], runs, gflop: flop / 1e9, gflops: flop / median / 1e9,
+  kind, ...what, dtype: values.dtype, median_s: median(seconds), min_s: Math.min(...seconds), runs, gflop: flop / 1e9, gflops: flop / median(seconds) / 1e9,
+  ...(pageFaults ? { page_faults: median(pageFaults) } : {}),
   peak_rss_bytes: peakRss(), isa: addon.cpuInfo().isa, threads: addon.getThreads(device),
 };
 if (values.json) console.log(JSON.stringify(result));

@@ -1,5 +1,5 @@
 // One optimizer step of a stage I or II: forward, backward and AdamW, with random weights and random pictures.
-import { addon, type DType, type MicroBatch } from '../lib/addon.js';
+import { addon, type DType, type MicroBatch, type Precision } from '../lib/addon.js';
 import { Objective } from '../lib/diffusion/objective.js';
 import { parseDDPMConfig, parseUNetConfig } from '../lib/models/config.js';
 import { Tensor } from '../lib/tensor.js';
@@ -13,17 +13,17 @@ export interface TrainStepOptions {
   batch: number;
   /** Side of the pictures; undefined: the trained size. */
   size: number | undefined;
-  exact: boolean;
+  precision: Precision;
   checkpointing: boolean;
   ema: boolean;
 }
 
 /** A model in training, ready to step; `flop` is of forward and backward together once a step was done. */
 export async function trainStep(options: TrainStepOptions): Promise<{ what: Record<string, unknown>; step: () => Promise<void>; flop: () => number }> {
-  const { config, dtype, device, batch, exact, checkpointing, ema } = options;
+  const { config, dtype, device, batch, precision, checkpointing, ema } = options;
   const unet = parseUNetConfig(await componentConfig(config, 'unet'), config);
   const size = options.size ?? unet.sampleSize ?? 64;
-  const trainerOptions = { dtype, exact, checkpointing, ema };
+  const trainerOptions = { dtype, precision, checkpointing, ema };
   const plan = await addon.planTrainer(JSON.stringify(unet), null, trainerOptions, batch, size, size, PROMPT_TOKENS);
   const trainer = await addon.trainerCreate(JSON.stringify(unet), null, device, trainerOptions);
   await addon.trainerInitialise(trainer, 0n);
@@ -47,5 +47,5 @@ export async function trainStep(options: TrainStepOptions): Promise<{ what: Reco
     flop = (await addon.trainerAccumulate(trainer, micro)).flops;
     await addon.trainerStep(trainer, { step: ++n, lr: 1e-5, weightDecay: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, clipNorm: 1, emaDecay: ema ? 0.999 : 0, normLimit: 0 });
   };
-  return { what: { config, batch, size, exact, checkpointing, ema, ...addon.trainerInfo(trainer), plannedBytes: plan.weightBytes + plan.activationBytes }, step, flop: () => flop };
+  return { what: { config, batch, size, precision, checkpointing, ema, ...addon.trainerInfo(trainer), plannedBytes: plan.weightBytes + plan.activationBytes }, step, flop: () => flop };
 }

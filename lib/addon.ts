@@ -14,12 +14,20 @@ export type UNetHandle = Handle<'UNet'>;
 export type T5Handle = Handle<'T5Encoder'>;
 export type ConditioningHandle = Handle<'Conditioning'>;
 export type TrainerHandle = Handle<'Trainer'>;
+export type SafetensorsWriterHandle = Handle<'SafetensorsWriter'>;
 export type CancelToken = Handle<'CancelToken'>;
 
 /** Arithmetic type of a model. float16 is a storage format on the CPU. */
 export type DType = 'f32' | 'bf16';
 /** Of the text encoder: weights and arithmetic, or `int8`: int8 weights, with the arithmetic of the networks that it serves. */
 export type T5DType = DType | 'int8';
+/**
+ * Of the convolutions. `exact`: direct sums. `default`: Winograd's forms with float32 arithmetic where they are faster;
+ * bfloat16 results keep their accuracy, float32 results differ by a few 1e-6. `fast`: for bf16, also Winograd's forms
+ * that multiply in bfloat16, with several times the rounding error; for f32 the same as `default`.
+ */
+export const PRECISIONS = ['exact', 'default', 'fast'] as const;
+export type Precision = (typeof PRECISIONS)[number];
 
 /** Box, triangle, Keys' cubic with a = −1/2, Lanczos with three lobes. */
 export type ResizeFilter = 'box' | 'bilinear' | 'bicubic' | 'lanczos';
@@ -119,7 +127,7 @@ export interface OptimizerStep {
 
 export interface TrainerOptions {
   dtype: DType;
-  exact: boolean;
+  precision: Precision;
   checkpointing: boolean;
   ema: boolean;
 }
@@ -139,7 +147,7 @@ export interface Addon {
 
   cancelToken(): CancelToken;
   cancel(token: CancelToken): void;
-  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle | TrainerHandle): void;
+  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle | TrainerHandle | SafetensorsWriterHandle): void;
 
   tensorFromFloat32(data: Float32Array, shape: number[], device: string): TensorHandle;
   tensorToFloat32(tensor: TensorHandle, cancel?: CancelToken | null): Promise<Float32Array>;
@@ -159,9 +167,18 @@ export interface Addon {
   safetensorsSave(path: string, names: string[], tensors: TensorHandle[], dtype: DType, metadata: [string, string][], cancel?: CancelToken | null): Promise<void>;
   /** Every tensor of a file, as float32. */
   safetensorsLoad(path: string, cancel?: CancelToken | null): Promise<Record<string, TensorHandle>>;
+  /** The header of a file: types as it writes them (`F32`), begin and end as positions in the file. */
+  safetensorsInfo(path: string, cancel?: CancelToken | null): Promise<{
+    tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
+    metadata: Record<string, string>;
+  }>;
+  /** A file that is written tensor by tensor and appears under its name with the commit; disposed before, it leaves nothing. */
+  safetensorsWriter(path: string, tensors: { name: string; dtype: TensorInfo['dtype']; shape: readonly number[] }[], metadata: [string, string][], cancel?: CancelToken | null): Promise<SafetensorsWriterHandle>;
+  /** Dense little-endian elements of `dtype`; floating types are converted into the declared one. */
+  safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], cancel?: CancelToken | null): Promise<void>;
+  safetensorsCommit(writer: SafetensorsWriterHandle, cancel?: CancelToken | null): Promise<void>;
 
-  /** `exact`: convolutions are direct sums, instead of the fastest algorithm. */
-  unetCreate(config: string, dtype: DType, device: string, exact: boolean): Promise<UNetHandle>;
+  unetCreate(config: string, dtype: DType, device: string, precision: Precision): Promise<UNetHandle>;
   unetLoad(unet: UNetHandle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random weights, for benchmarks. */
   unetLoadRandom(unet: UNetHandle, cancel?: CancelToken | null): Promise<void>;
@@ -170,7 +187,7 @@ export interface Addon {
   unetPrepare(unet: UNetHandle, text: TensorHandle, pooledText: TensorHandle | null, cancel?: CancelToken | null): Promise<ConditioningHandle>;
   /** x (B, H, W, C) float32 → (B, H, W, out_channels) float32. */
   unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, exact: boolean): Promise<MemoryPlan>;
+  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): Promise<MemoryPlan>;
 
   /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
   t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
@@ -183,8 +200,8 @@ export interface Addon {
 
   /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
   benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number): Promise<number[]>;
-  /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `exact`: as a direct sum. */
-  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, exact: boolean, runs: number): Promise<number[]>;
+  /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `precision` as in a UNet. */
+  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, precision: Precision, runs: number): Promise<number[]>;
   /**
    * Writes random weights of a whole model, for benchmarks, tensor by tensor: PREFIX.safetensors, or
    * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.

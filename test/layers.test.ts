@@ -28,7 +28,7 @@ const LIB: Record<string, string[]> = {
   pipelines: ['.', 'models', 'diffusion', 'text', 'weights'],
   data: ['.', 'models'],
   training: ['.', 'models', 'diffusion', 'text', 'weights', 'pipelines', 'data'],
-  cli: ['.', 'pipelines', 'training'],
+  cli: ['.', 'pipelines', 'training', 'weights'],
 };
 /** Files beside index.ts that every layer may use know no layer themselves, but for a model type. */
 const SHARED_MAY_IMPORT: Record<string, string[]> = { 'index.ts': Object.keys(LIB) };

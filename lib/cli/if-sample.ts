@@ -34,6 +34,7 @@ interface Flags {
   dtype?: DType;
   t5Dtype?: T5DType;
   exact: boolean;
+  fast: boolean;
   device: string;
   threads: number;
   out?: string;
@@ -79,6 +80,7 @@ const program = new Command('if-sample')
   .addOption(new Option('--dtype <type>', 'arithmetic (default: f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
   .addOption(new Option('--t5-dtype <type>', 'text encoder (default: as --dtype); int8: half the memory of bf16').choices(['f32', 'bf16', 'int8']))
   .option('--exact', 'convolutions as direct sums: slower, with less rounding error', false)
+  .option('--fast', 'bf16: convolutions in their fastest form, with more rounding error', false)
   .option('--device <name>', 'cpu or cuda', 'cpu')
   .option('--threads <n>', 'CPU threads, 0 = all cores', integer, 0)
   .option('--out <file>', 'FILE.png, or FILE.safetensors (key "images", float32 NCHW in [-1, 1]); default: PROMPT-SEED.png')
@@ -92,11 +94,12 @@ await runCli(program, async (signal) => {
   const prompts = program.args;
   const flags = program.opts<Flags>();
   if (flags.steps && flags.timesteps) throw new IFError('INVALID_ARGUMENT', '--steps and --timesteps: give one of them');
+  if (flags.exact && flags.fast) throw new IFError('INVALID_ARGUMENT', '--exact and --fast: give one of them');
   const seedUsed = flags.seed ?? randomSeed();
   const plan = await outputPlan(flags.out, prompts[0]!, seedUsed);
   const cascade = await Cascade.load({
     ...pick(flags, ['stage1', 'stage2', 'stage3', 'variant', 'dtype', 't5Dtype']),
-    exact: flags.exact, device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
+    precision: flags.exact ? 'exact' : flags.fast ? 'fast' : 'default', device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
   });
   const report = new ProgressReport(process.stderr, flags.verbose);
   const timesteps = flags.timesteps ?? flags.steps;

@@ -6,7 +6,7 @@ import { bar, duration, Terminal } from './terminal.js';
 export class ProgressReport {
   private readonly terminal: Terminal;
   private stageSeconds = 0;
-  private loading = '';
+  private announced = '';
 
   constructor(out: NodeJS.WriteStream, private readonly verbose: boolean) {
     this.terminal = new Terminal(out);
@@ -16,7 +16,7 @@ export class ProgressReport {
     switch (event.type) {
       case 'warning': return this.terminal.print(`warning: ${event.message}`);
       case 'plan': return this.verbose ? this.terminal.print(`plan: ${event.component}: weights ${gigabytes(event.weightBytes)}, activations ${gigabytes(event.activationBytes)}`) : undefined;
-      case 'load': return this.load(event);
+      case 'load': return this.bytes(event.component, 'loading', event.done, event.total);
       case 'step': return this.step(event);
     }
   };
@@ -26,11 +26,13 @@ export class ProgressReport {
     this.terminal.end();
   }
 
-  private load({ component, done, total }: Extract<ProgressEvent, { type: 'load' }>): void {
+  /** Bytes done of a file or component: a bar, or one line when piped. */
+  bytes(label: string, verb: string, done: number, total: number): void {
     const fraction = total > 0 ? done / total : 1;
-    if (this.terminal.live) return this.terminal.update(`${component.padEnd(12)} ${bar(fraction)} ${gigabytes(done)} of ${gigabytes(total)}`, fraction >= 1);
-    if (this.loading !== component) this.terminal.print(`${component}: loading ${gigabytes(total)}`);
-    this.loading = component;
+    if (this.terminal.live) return this.terminal.update(`${label.padEnd(12)} ${bar(fraction)} ${gigabytes(done)} of ${gigabytes(total)}`, fraction >= 1);
+    const line = `${label}: ${verb} ${gigabytes(total)}`;
+    if (this.announced !== line) this.terminal.print(line);
+    this.announced = line;
   }
 
   private step(event: Extract<ProgressEvent, { type: 'step' }>): void {

@@ -1,4 +1,4 @@
-import { addon, withProgress, withSignal, type ConditioningHandle, type DType, type MemoryPlan, type UNetHandle } from '../addon.js';
+import { addon, withProgress, withSignal, type ConditioningHandle, type DType, type MemoryPlan, type Precision, type UNetHandle } from '../addon.js';
 import { Tensor } from '../tensor.js';
 import type { UNetConfig } from './unet-config.js';
 
@@ -11,8 +11,8 @@ export interface LoadOptions {
 }
 
 export interface UNetOptions extends LoadOptions {
-  /** Convolutions as direct sums. Default (false): by Winograd's F(4×4, 3×3) where it is faster; float32 results differ by a few 1e-6. */
-  exact?: boolean;
+  /** Default: `default`. */
+  precision?: Precision;
 }
 
 /** A UNet2DConditionModel in memory, ready to run. */
@@ -54,12 +54,12 @@ export class UNet {
   }
 
   private static async create(config: UNetConfig, options: UNetOptions): Promise<UNet> {
-    return new UNet(await addon.unetCreate(JSON.stringify(config), options.dtype, options.device, options.exact ?? false), config, options.device);
+    return new UNet(await addon.unetCreate(JSON.stringify(config), options.dtype, options.device, options.precision ?? 'default'), config, options.device);
   }
 
   /** What one step of `batch` pictures needs, before anything is loaded. `guided` doubles the batch. */
-  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, exact: boolean): Promise<MemoryPlan> {
-    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, exact);
+  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): Promise<MemoryPlan> {
+    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, precision);
   }
 
   get info(): { parameters: number; weightBytes: number } {

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { addon, type DType, type T5DType } from '../addon.js';
+import { addon, PRECISIONS, type DType, type Precision, type T5DType } from '../addon.js';
 import { resolveDevice, setThreads } from '../device.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
@@ -26,8 +26,8 @@ export interface CascadeOptions {
   dtype?: DType;
   /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`. */
   t5Dtype?: T5DType;
-  /** Convolutions as direct sums: slower, with less rounding error (see UNetOptions). Default: false. */
-  exact?: boolean;
+  /** Of the convolutions. Default: `default`. */
+  precision?: Precision;
   /** `cpu` (default), `cuda`, … */
   device?: string;
   /** CPU threads; 0 (default) = the cores that this process may use. */
@@ -68,7 +68,7 @@ export interface GenerateResult {
   settings: StageSettings[];
   dtype: DType;
   t5Dtype: T5DType;
-  exact: boolean;
+  precision: Precision;
 }
 
 /** A DeepFloyd IF cascade: T5 and one to three pixel-diffusion stages, loaded one at a time. */
@@ -81,7 +81,7 @@ export class Cascade {
     readonly device: string,
     private readonly dtype: DType | undefined,
     private readonly t5Dtype: T5DType | undefined,
-    private readonly exact: boolean,
+    private readonly precision: Precision,
     private readonly cacheDir: string | null,
   ) {}
 
@@ -92,7 +92,7 @@ export class Cascade {
   static async load(options: CascadeOptions = {}): Promise<Cascade> {
     checkOptions('load', options, {
       stage1: isString, stage2: isString, stage3: isString, device: isString, variant: ['fp16', 'bf16'],
-      dtype: ['f32', 'bf16'], t5Dtype: ['f32', 'bf16', 'int8'], exact: (v) => typeof v === 'boolean', threads: isNumber, cacheDir: (v) => v === null || isString(v),
+      dtype: ['f32', 'bf16'], t5Dtype: ['f32', 'bf16', 'int8'], precision: PRECISIONS, threads: isNumber, cacheDir: (v) => v === null || isString(v),
     });
     const device = resolveDevice(options.device ?? 'cpu');
     if (options.threads !== undefined) setThreads(device, options.threads);
@@ -112,7 +112,7 @@ export class Cascade {
     });
     const defaults = await Promise.all(stages.map((stage) => sampleDefaults(stage)));
     const cacheDir = options.cacheDir === undefined ? defaultCacheDir() : options.cacheDir;
-    return new Cascade(stages, defaults, textEncoder, device, options.dtype, options.t5Dtype, options.exact ?? false, cacheDir);
+    return new Cascade(stages, defaults, textEncoder, device, options.dtype, options.t5Dtype, options.precision ?? 'default', cacheDir);
   }
 
   /**
@@ -157,14 +157,14 @@ export class Cascade {
         const [height, width] = sizes[i]!;
         pictures.push(await stage.sample({
           text, negativeText: settings[i]!.guidance > 1 ? negativeText : undefined, batch, height, width,
-          lowRes: pictures[i - 1], generator, settings: settings[i]!, dtype, exact: this.exact, device: this.device, index: i + 1, onProgress, signal,
+          lowRes: pictures[i - 1], generator, settings: settings[i]!, dtype, precision: this.precision, device: this.device, index: i + 1, onProgress, signal,
         }));
       }
     } finally {
       negativeText?.dispose();
       addon.dispose(generator);
     }
-    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype, exact: this.exact };
+    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype, precision: this.precision };
   }
 
   /** Height and width of every stage. */
@@ -201,7 +201,7 @@ export class Cascade {
       const t5Dtype = this.t5Dtype ?? dtype;
       const plan = await planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
         stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
-      })), dtype, t5Dtype, this.exact);
+      })), dtype, t5Dtype, this.precision);
       checkPlan(plan, dtype, t5Dtype);
       return { plan, dtype };
     };

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
-import type { DType, T5DType } from '../addon.js';
+import type { DType, Precision, T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import type { T5Config } from '../models/config.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
@@ -22,13 +22,13 @@ export async function planCascade(
   stages: { stage: Stage; batch: number; height: number; width: number; guided: boolean }[],
   dtype: DType,
   t5Dtype: T5DType,
-  exact: boolean,
+  precision: Precision,
 ): Promise<CascadePlan> {
   const arithmetic = t5Arithmetic(t5Dtype, dtype);
   const encoder = await T5Encoder.plan(t5, arithmetic.dtype, arithmetic.int8Weights, 2, PROMPT_TOKENS);
   const plan: CascadePlan = [{ component: 'text_encoder', weightBytes: encoder.weightBytes, activationBytes: encoder.activationBytes }];
   for (const [i, { stage, batch, height, width, guided }] of stages.entries()) {
-    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided, exact);
+    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided, precision);
     plan.push({ component: `stage${i + 1}`, weightBytes, activationBytes });
   }
   return plan;

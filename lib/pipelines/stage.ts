@@ -1,4 +1,4 @@
-import { addon, type DType } from '../addon.js';
+import { addon, type DType, type Precision } from '../addon.js';
 import { DDPMScheduler } from '../diffusion/ddpm.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
@@ -118,8 +118,8 @@ export class Stage {
   }
 
   /** What sampling needs in memory; nothing is loaded. */
-  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, exact: boolean): ReturnType<typeof UNet.plan> {
-    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, exact);
+  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): ReturnType<typeof UNet.plan> {
+    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, precision);
   }
 
   /** The network with its weights. */
@@ -133,13 +133,13 @@ export class Stage {
    */
   async sample(input: Omit<DenoiseInput, 'scheduler' | 'noiser'> & {
     dtype: DType;
-    /** See UNetOptions; default false. */
-    exact?: boolean;
+    /** Default: `default`. */
+    precision?: Precision;
   }): Promise<Images> {
     const { device, index, onProgress, signal } = input;
     const component = `stage${index}`;
     const unet = await this.load({
-      dtype: input.dtype, exact: input.exact ?? false, device, onProgress: (done, total) => onProgress?.({ type: 'load', component, done, total }), ...(signal ? { signal } : {}),
+      dtype: input.dtype, precision: input.precision ?? 'default', device, onProgress: (done, total) => onProgress?.({ type: 'load', component, done, total }), ...(signal ? { signal } : {}),
     });
     try {
       const result = await denoise(unet, { ...input, scheduler: this.scheduler, noiser: this.noiser });

@@ -4,6 +4,7 @@ import type { TrainerState } from '../addon.js';
 import { IFError } from '../errors.js';
 import { ioError, writeFileAtomic } from '../files.js';
 import { isJsonObject, parseJson } from '../models/json.js';
+import type { PipelineTexts } from './export.js';
 import type { RunConfig } from './run-config.js';
 
 /** All that a run needs to go on, beside the tensors: everything that is drawn depends on seed and sample index only. */
@@ -13,6 +14,8 @@ export interface RunState {
   config: RunConfig;
   /** What was trained on. */
   data: { description: string; length: number };
+  /** The small files of the pipeline that becomes of it. */
+  pipeline: PipelineTexts;
 }
 
 export interface Checkpoint {
@@ -127,6 +130,17 @@ export class Checkpoints {
   }
 }
 
+/**
+ * Opens one checkpoint.
+ * @param dir its folder
+ * @throws IFError `FILE_FORMAT` when it is not whole, or was written by another version
+ */
+export async function openCheckpoint(dir: string): Promise<Checkpoint> {
+  const state = await readState(dir);
+  if (typeof state === 'string') throw new IFError('FILE_FORMAT', `${dir} is not a whole checkpoint: ${state}`);
+  return { dir, state };
+}
+
 /** Steps of the checkpoints among the names, ascending. */
 function steps(names: readonly string[]): number[] {
   return names.flatMap((name) => NAME.exec(name)?.[1] ?? []).map(Number).sort((a, b) => a - b);
@@ -148,8 +162,8 @@ async function readState(dir: string): Promise<RunState | string> {
     if (!found) return `${name} is missing`;
     if (found.size !== size) return `${name} has ${found.size} bytes instead of ${String(size)}`;
   }
-  const { step, config, data } = json as unknown as RunState;
-  return { step, config, data };
+  const { step, config, data, pipeline } = json as unknown as RunState;
+  return { step, config, data, pipeline: pipeline ?? {} }; // {}: from before they were kept
 }
 
 /** Makes a new or renamed entry of a folder survive a power failure, where the system can open folders. */

@@ -1,4 +1,4 @@
-import type { DType, T5DType } from '../addon.js';
+import type { DType, Precision, T5DType } from '../addon.js';
 import type { DataConfig } from '../data/open.js';
 
 /** A training run. Everything but `model`, `data`, and `steps` or `epochs` has a default. Paths are relative to where the program runs. */
@@ -154,8 +154,8 @@ export interface TrainingConfig {
   seed?: number;
   /** Of products and activations; parameters, gradients and moments are always float32. Default: `bf16`. */
   dtype?: DType;
-  /** Convolutions as direct sums: slower, with less rounding error. Default: false. */
-  exact?: boolean;
+  /** Of the convolutions: `exact` (direct sums), `default`, `fast`; see PRECISIONS. Default: `default`. */
+  precision?: Precision;
   /** Compute the blocks again on the way back: less memory for about a third more time. Default: false. */
   gradientCheckpointing?: boolean;
   /** One replica of the model per device, e.g. ['cpu:0', 'cpu:1']. Default: ['cpu']. */

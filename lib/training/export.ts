@@ -1,19 +1,56 @@
-import { constants, copyFile, link, mkdir, readdir, realpath, rm, stat } from 'node:fs/promises';
+import { constants, copyFile, link, mkdir, readdir, readFile, realpath, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { ioError, writeFileAtomic } from '../files.js';
 import { readJson } from '../models/config.js';
-import type { JsonObject } from '../models/json.js';
+import { changedJson, type JsonObject } from '../models/json.js';
 import { SAMPLE_DEFAULTS_FILE } from '../pipelines/sample-defaults.js';
 import type { TrainableModel } from './model.js';
 import type { Replicas } from './replicas.js';
 import type { RunConfig } from './run-config.js';
 
-/**
- * The scheduler configuration of the result: the folder's, with what was trained, so that a sampler obeys it. A variance
- * that was not trained is `fixed_small`, whatever the network's second half says.
- */
-export function trainedScheduler(schedulerJson: JsonObject, { prediction, variance }: RunConfig['objective']): JsonObject {
-  return { ...schedulerJson, prediction_type: prediction, variance_type: variance === 'learned' ? 'learned_range' : 'fixed_small' };
+/** What a sampler has to know of how a network was trained. A variance that was not is `fixed_small`, whatever its output says. */
+function trainedFields({ prediction, variance }: RunConfig['objective']): JsonObject {
+  return { prediction_type: prediction, variance_type: variance === 'learned' ? 'learned_range' : 'fixed_small' };
+}
+
+/** The scheduler configuration of the result: the folder's, with what was trained. */
+export function trainedScheduler(schedulerJson: JsonObject, objective: RunConfig['objective']): JsonObject {
+  return { ...schedulerJson, ...trainedFields(objective) };
+}
+
+/** The small JSON files of the result: path in the folder → text. Checkpoints keep them, so that one is enough to publish. */
+export type PipelineTexts = Record<string, string>;
+
+/** @throws IFError `IO`, `FILE_FORMAT` */
+export async function pipelineTexts(model: TrainableModel, config: RunConfig): Promise<PipelineTexts> {
+  const { folder, textFolder } = model;
+  const read = async (file: string, changes: JsonObject = {}): Promise<string> => {
+    const text = await readFile(file, 'utf8').catch((error: unknown) => {
+      throw ioError('reading', file, error);
+    });
+    return Object.keys(changes).length === 0 ? text : changedJson(text, file, changes);
+  };
+  const text = await readJson(path.join(textFolder.dir, 'model_index.json')) as JsonObject;
+  const defaults = path.join(folder.dir, SAMPLE_DEFAULTS_FILE);
+  const noising = folder.imageNoisingScheduler;
+  return {
+    'unet/config.json': await read(path.join(folder.unet, 'config.json'), config.model.unet),
+    'scheduler/scheduler_config.json': await read(path.join(folder.scheduler, 'scheduler_config.json'), trainedFields(config.objective)),
+    ...(noising === undefined ? {} : { 'image_noising_scheduler/scheduler_config.json': await read(path.join(noising, 'scheduler_config.json')) }),
+    'text_encoder/config.json': await read(path.join(textFolder.textEncoder, 'config.json'), config.model.textEncoder),
+    ...(await stat(defaults).then(() => true, () => false) ? { [SAMPLE_DEFAULTS_FILE]: await read(defaults) } : {}),
+    // with text encoder and tokenizer even where they came from another folder
+    'model_index.json': await read(path.join(folder.dir, 'model_index.json'), { text_encoder: text['text_encoder'], tokenizer: text['tokenizer'] }),
+  };
+}
+
+/** What the weights' files say about themselves. */
+export function weightsMetadata(config: RunConfig, step: number): Record<string, string> {
+  return {
+    format: 'pt', // what transformers and diffusers look for
+    'if.base_model': config.model.folder, 'if.stage': String(config.stage), 'if.steps': String(step),
+    'if.prediction': config.objective.prediction, 'if.variance': config.objective.variance, 'if.weights': config.ema ? 'ema' : 'last',
+  };
 }
 
 /**
@@ -21,42 +58,24 @@ export function trainedScheduler(schedulerJson: JsonObject, { prediction, varian
  * model_index.json comes last, so that a folder with one is complete.
  * @throws IFError `IO`
  */
-export async function exportPipeline(dir: string, replicas: Replicas, model: TrainableModel, config: RunConfig, step: number): Promise<void> {
+export async function exportPipeline(dir: string, replicas: Replicas, model: TrainableModel, config: RunConfig, texts: PipelineTexts, step: number): Promise<void> {
   const ema = config.ema !== false;
-  const metadata = {
-    format: 'pt', // what transformers and diffusers look for
-    'if.base_model': config.model.folder, 'if.stage': String(config.stage), 'if.steps': String(step),
-    'if.prediction': config.objective.prediction, 'if.variance': config.objective.variance, 'if.weights': ema ? 'ema' : 'last',
-  };
+  const metadata = weightsMetadata(config, step);
   try {
     for (const name of ['unet', 'scheduler', 'text_encoder', 'tokenizer', ...(model.folder.imageNoisingScheduler ? ['image_noising_scheduler'] : [])]) await mkdir(path.join(dir, name), { recursive: true });
     await rm(path.join(dir, 'model_index.json'), { force: true });
     await removeWeights(path.join(dir, 'unet'));
-    await writeJson(path.join(dir, 'unet', 'config.json'), model.unetJson);
     await replicas.save(path.join(dir, 'unet', 'diffusion_pytorch_model.safetensors'), ema ? 'unet_ema' : 'unet', config.saveDtype, metadata);
-    await writeJson(path.join(dir, 'scheduler', 'scheduler_config.json'), trainedScheduler(model.schedulerJson, config.objective));
-    if (model.folder.imageNoisingScheduler) await copyFolder(model.folder.imageNoisingScheduler, path.join(dir, 'image_noising_scheduler'));
     if (model.trainTextEncoder) {
       await removeWeights(path.join(dir, 'text_encoder'));
-      await writeJson(path.join(dir, 'text_encoder', 'config.json'), model.textJson);
       await replicas.save(path.join(dir, 'text_encoder', 'model.safetensors'), ema ? 't5_ema' : 't5', config.saveDtype, metadata);
     } else await copyFolder(model.textFolder.textEncoder, path.join(dir, 'text_encoder'));
     await copyFolder(model.textFolder.tokenizer, path.join(dir, 'tokenizer'));
-    await copyIfThere(path.join(model.folder.dir, SAMPLE_DEFAULTS_FILE), path.join(dir, SAMPLE_DEFAULTS_FILE));
-    await writeJson(path.join(dir, 'model_index.json'), await modelIndex(model));
+    for (const [name, text] of Object.entries(texts)) await writeFileAtomic(path.join(dir, name), text);
   } catch (error) {
     throw ioError('writing', dir, error);
   }
 }
-
-/** The folder's, with text encoder and tokenizer even where they came from another folder. */
-async function modelIndex(model: TrainableModel): Promise<JsonObject> {
-  const json = await readJson(path.join(model.folder.dir, 'model_index.json')) as JsonObject;
-  const text = await readJson(path.join(model.textFolder.dir, 'model_index.json')) as JsonObject;
-  return { ...json, text_encoder: text['text_encoder'], tokenizer: text['tokenizer'] };
-}
-
-const writeJson = (file: string, json: JsonObject): Promise<void> => writeFileAtomic(file, `${JSON.stringify(json, null, 2)}\n`);
 
 /** Weights of an earlier run in the folder, which may have been sharded or of another variant. */
 async function removeWeights(dir: string): Promise<void> {

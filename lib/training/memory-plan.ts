@@ -29,8 +29,8 @@ export interface TrainingPlan {
  * @param stage1 draws low-resolution pictures of `side` pixels
  */
 export async function planTraining(model: TrainableModel, config: RunConfig, previewPictures: number, stage1: { stage: Stage; side: number } | undefined): Promise<TrainingPlan> {
-  const { size, dtype, exact, microBatch } = config;
-  const options = { dtype, exact, checkpointing: config.gradientCheckpointing, ema: config.ema !== false };
+  const { size, dtype, precision, microBatch } = config;
+  const options = { dtype, precision, checkpointing: config.gradientCheckpointing, ema: config.ema !== false };
   const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, size, size, PROMPT_TOKENS);
   const arithmetic = t5Arithmetic(config.model.textDtype ?? dtype, dtype);
   // parameters, gradients, two moments, and the average; of these all but the gradients are saved
@@ -39,8 +39,8 @@ export async function planTraining(model: TrainableModel, config: RunConfig, pre
     replicas: config.devices.length,
     training,
     encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS),
-    preview: previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, exact) : undefined,
-    lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, exact),
+    preview: previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, precision) : undefined,
+    lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, precision),
     checkpointBytes: (training.weightBytes * (copies - 1)) / copies,
   };
 }

@@ -11,8 +11,6 @@ import type { ResolvedConfig } from './resolve-config.js';
 
 /** The model that a run starts from: configurations and files, nothing loaded. */
 export interface TrainableModel extends StageFiles {
-  /** unet/config.json, with the changes of the configuration. */
-  unetJson: JsonObject;
   /** scheduler/scheduler_config.json of the folder. */
   schedulerJson: JsonObject;
   /** None: parameters are random. */
@@ -21,8 +19,6 @@ export interface TrainableModel extends StageFiles {
   text: TextEncoderFiles;
   /** Where text encoder and tokenizer lie. */
   textFolder: StageFolder & { textEncoder: string; tokenizer: string };
-  /** text_encoder/config.json, with the changes of the configuration. */
-  textJson: JsonObject;
   trainTextEncoder: boolean;
 }
 
@@ -44,12 +40,10 @@ export async function openModel(config: ResolvedConfig['model']): Promise<Traina
   }
   return {
     ...files,
-    unetJson: { ...await readJson(path.join(files.folder.unet, 'config.json')) as JsonObject, ...config.unet },
     schedulerJson: await readJson(path.join(files.folder.scheduler, 'scheduler_config.json')) as JsonObject,
     unetFiles: fromScratch ? [] : (await findWeights(files.folder.unet, 'unet', { variant })).files,
     text,
     textFolder: { ...textStage, textEncoder, tokenizer },
-    textJson: { ...await readJson(path.join(textEncoder, 'config.json')) as JsonObject, ...config.textEncoder },
     trainTextEncoder,
   };
 }

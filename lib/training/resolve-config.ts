@@ -90,7 +90,7 @@ const schema = object({
   checkpoints: object({ every: number({ ...STEPS, default: 500 }), keep: number({ min: 1, max: 1e6, integer: true, default: 3 }) }),
   seed: number({ min: 0, max: Number.MAX_SAFE_INTEGER, integer: true, default: 0 }),
   dtype: choice(['f32', 'bf16'], 'bf16'),
-  exact: boolean(false),
+  precision: choice(['exact', 'default', 'fast'], 'default'),
   gradientCheckpointing: boolean(false),
   devices: list(text(), { min: 1, max: 64, default: ['cpu'] }),
   threads: number({ min: 0, max: 4096, integer: true, default: 0 }),

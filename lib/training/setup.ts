@@ -12,7 +12,7 @@ import { availableMemory, gigabytes } from '../pipelines/memory-plan.js';
 import { StatelessRandom } from '../stateless-random.js';
 import { Checkpoints, type Checkpoint } from './checkpoint.js';
 import type { OnTrainingEvent } from './events.js';
-import { trainedScheduler } from './export.js';
+import { pipelineTexts, trainedScheduler, type PipelineTexts } from './export.js';
 import type { LoaderSource } from './loader.js';
 import { checkDiskSpace, checkTrainingPlan, peakBytes, planTraining, type TrainingPlan } from './memory-plan.js';
 import { openModel, type TrainableModel } from './model.js';
@@ -45,6 +45,8 @@ export interface Setup {
   heldOut: Sample[];
   previewItems: PreviewItem[];
   plan: TrainingPlan;
+  /** The small files of the result. */
+  pipeline: PipelineTexts;
   checkpoints: Checkpoints;
   /** Where to go on. */
   checkpoint: Checkpoint | undefined;
@@ -76,6 +78,8 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     const prior = config.priorPreservation ? await open(config.priorPreservation.data as DataConfig) : undefined;
     if (prior?.length === 0) throw new IFError('NOT_FOUND', `priorPreservation.data: ${prior.description} has no pictures`);
 
+    const pipeline = await pipelineTexts(model, config);
+
     await prepareFolder(config.out);
     const checkpoints = new Checkpoints(path.join(config.out, 'checkpoints'), config.checkpoints.keep);
     const checkpoint = await findCheckpoint(checkpoints, config, data, options.resume, onEvent);
@@ -99,7 +103,7 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     await checkDiskSpace(plan, config.out, onWarning, config.checkpoints.keep);
     await writeFileAtomic(path.join(config.out, 'training_config.json'), `${JSON.stringify(config, null, 2)}\n`);
     const scheduler = DDPMScheduler.fromConfig(trainedScheduler(model.schedulerJson, config.objective), `${model.folder.scheduler}/scheduler_config.json`);
-    return { config, model, scheduler, random, sources, datasets, heldOut: pictures, previewItems, plan, checkpoints, checkpoint };
+    return { config, model, scheduler, random, sources, datasets, heldOut: pictures, previewItems, plan, pipeline, checkpoints, checkpoint };
   } catch (error) {
     await Promise.allSettled(datasets.map((dataset) => dataset.close()));
     throw error;

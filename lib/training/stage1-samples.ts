@@ -49,7 +49,7 @@ export class Stage1Samples {
   /** Loads the network. @param text of captions; the samples' own and the empty one */
   static async open(config: RunConfig & { lowRes: LowRes }, textWidth: number, dtype: DType, random: StatelessRandom, text: TextSource, signal: AbortSignal | undefined): Promise<Stage1Samples> {
     const { stage, settings, side } = (await Stage1Samples.check(config, textWidth))!;
-    const unet = await stage.load({ dtype, device: config.devices[0]!, exact: config.exact, ...(signal ? { signal } : {}) });
+    const unet = await stage.load({ dtype, device: config.devices[0]!, precision: config.precision, ...(signal ? { signal } : {}) });
     return new Stage1Samples(stage, unet, settings, config.lowRes, config.size, side, random, text);
   }
 

@@ -93,8 +93,8 @@ class Run {
     const previews = config.previews && setup.previewItems.length > 0 ? await Previews.create(setup.previewItems, { ...config, previews: config.previews }, model, scheduler, store) : undefined;
     const validation = config.validation ? new Validation(setup.heldOut, { ...config, validation: config.validation }, objective({ type: 'none' }), batches) : undefined;
 
-    const { dtype, exact, gradientCheckpointing: checkpointing } = config;
-    const replicas = await Replicas.create(model, config.devices, { dtype, exact, checkpointing, ema: config.ema !== false });
+    const { dtype, precision, gradientCheckpointing: checkpointing } = config;
+    const replicas = await Replicas.create(model, config.devices, { dtype, precision, checkpointing, ema: config.ema !== false });
     try {
       if (checkpoint) for (const part of stateParts(setup)) await replicas.restore(partFile(checkpoint.dir, part), part, signal);
       else await replicas.start(BigInt(config.seed), { onProgress: (done, total) => onEvent({ type: 'load', component: 'model', done, total, unit: 'bytes' }), ...(signal ? { signal } : {}) });
@@ -132,7 +132,7 @@ class Run {
       if (error instanceof IFError && error.code === 'CANCELLED') this.onEvent({ type: 'status', message: `stopped after step ${this.step} of ${config.steps}; --resume goes on from there` });
       throw error;
     }
-    await exportPipeline(config.out, this.replicas, model, config, this.step);
+    await exportPipeline(config.out, this.replicas, model, config, this.setup.pipeline, this.step);
     this.onEvent({ type: 'done', step: this.step, dir: config.out });
   }
 
@@ -218,9 +218,9 @@ class Run {
   /** Writes a checkpoint of the last step, unless there is one. */
   private async save(): Promise<void> {
     if (this.saved === this.step) return;
-    const { config, checkpoints, sources } = this.setup;
+    const { config, checkpoints, sources, pipeline } = this.setup;
     const { description, length } = sources[0]!.dataset;
-    const dir = await checkpoints.save({ step: this.step, config, data: { description, length } }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
+    const dir = await checkpoints.save({ step: this.step, config, data: { description, length }, pipeline }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
     this.saved = this.step;
     this.onEvent({ type: 'checkpoint', step: this.step, dir });
   }

@@ -9,6 +9,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/shape.h"
+#include "ops/types.h"
 
 namespace df::addon {
 
@@ -42,6 +43,13 @@ inline DType read_dtype(const Napi::Value& v, const char* parameter) {
   if (s == "f32") return DType::F32;
   if (s == "bf16") return DType::BF16;
   fail(ErrorCode::InvalidArgument, "%s: expected f32 or bf16, got \"%s\"", parameter, s.c_str());
+}
+inline Precision read_precision(const Napi::Value& v, const char* parameter) {
+  const std::string s = read_string(v, parameter);
+  if (s == "exact") return Precision::Exact;
+  if (s == "default") return Precision::Default;
+  if (s == "fast") return Precision::Fast;
+  fail(ErrorCode::InvalidArgument, "%s: expected exact, default or fast, got \"%s\"", parameter, s.c_str());
 }
 inline std::vector<std::string> read_strings(const Napi::Value& v, const char* parameter) {
   DF_CHECK(v.IsArray(), "%s: expected an array of strings", parameter);

@@ -53,13 +53,13 @@ Napi::Value bench_linear(const Napi::CallbackInfo& info) {
   });
 }
 
-// benchConv(batch, size, in, out, dtype, exact, runs): Promise<number[]> seconds of a 3×3 convolution, padding 1
+// benchConv(batch, size, in, out, dtype, precision, runs): Promise<number[]> seconds of a 3×3 convolution, padding 1
 Napi::Value bench_conv(const Napi::CallbackInfo& info) {
   const int64_t batch = read_integer(info[0], "batch", 1, 1 << 10), size = read_integer(info[1], "size", 1, 1 << 12),
                 in = read_integer(info[2], "in", 1, 1 << 16), out = read_integer(info[3], "out", 1, 1 << 16),
                 runs = read_integer(info[6], "runs", 1, 1000);
   const DType dtype = read_dtype(info[4], "dtype");
-  const Conv2dParams params{1, 1, read_boolean(info[5], "exact") ? ConvAlgorithm::Direct : ConvAlgorithm::Fastest};
+  const Conv2dParams params{1, 1, conv_algorithm(read_precision(info[5], "precision"))};
   return run_command(info.Env(), kCpu, nullptr, [=]() -> Deliver {
     const Tensor x = random_tensor({batch, size, size, in}, dtype, 1, 1);
     const Weight w = ops::pack(random_tensor({out, 3, 3, in}, DType::F32, 0.02f, 2), dtype);

@@ -8,6 +8,7 @@
 #include "addon/napi_setup.h"
 #include "core/random.h"
 #include "core/tensor.h"
+#include "io/safetensors.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
 #include "training/trainer.h"
@@ -35,6 +36,7 @@ DF_HANDLE(T5Encoder, "T5Encoder", 4)
 DF_HANDLE(Conditioning, "Conditioning", 5)
 DF_HANDLE(std::atomic<bool>, "CancelToken", 6)
 DF_HANDLE(SharedTrainer, "Trainer", 7)
+DF_HANDLE(SafetensorsWriter, "SafetensorsWriter", 20)
 #undef DF_HANDLE
 
 template <class T> struct Handle {

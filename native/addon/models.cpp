@@ -13,7 +13,7 @@ namespace {
 CancelFlag read_flag(const Napi::Value& v) { return unwrap_optional<std::atomic<bool>>(v, "cancel"); }
 
 // (config: string, dtype, device, option): Promise<Model>; `option` is the constructor's last argument
-template <class Model, class Config> Napi::Value create(const Napi::CallbackInfo& info, bool option) {
+template <class Model, class Config, class Option> Napi::Value create(const Napi::CallbackInfo& info, Option option) {
   const Config config = Config::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const Device device = read_device(info[2], "device");
@@ -23,9 +23,9 @@ template <class Model, class Config> Napi::Value create(const Napi::CallbackInfo
   });
 }
 
-// unetCreate(config, dtype, device, exact: boolean): Promise<UNet>
+// unetCreate(config, dtype, device, precision): Promise<UNet>
 Napi::Value unet_create(const Napi::CallbackInfo& info) {
-  return create<UNet, UNetConfig>(info, read_boolean(info[3], "exact"));
+  return create<UNet, UNetConfig>(info, read_precision(info[3], "precision"));
 }
 
 // t5Create(config, dtype, device, int8Weights: boolean): Promise<T5Encoder>
@@ -78,16 +78,17 @@ template <class Model> Napi::Value describe(const Napi::CallbackInfo& info) {
   return o;
 }
 
-// planUnet(config, dtype, batch, height, width, tokens, guided, exact):
+// planUnet(config, dtype, batch, height, width, tokens, guided, precision):
 // Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
   const UNetConfig config = UNetConfig::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const int64_t batch = read_integer(info[2], "batch", 1, 1 << 16), height = read_integer(info[3], "height", 1, 1 << 16),
                 width = read_integer(info[4], "width", 1, 1 << 16), tokens = read_integer(info[5], "tokens", 1, 1 << 16);
-  const bool guided = read_boolean(info[6], "guided"), exact = read_boolean(info[7], "exact");
+  const bool guided = read_boolean(info[6], "guided");
+  const Precision precision = read_precision(info[7], "precision");
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided, exact);
+    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided, precision);
     return [plan](Napi::Env env) { return plan_object(env, plan); };
   });
 }

@@ -49,7 +49,7 @@ TrainerOptions read_options(const Napi::Value& value) {
   const Napi::Object o = read_object(value, "options");
   TrainerOptions options;
   options.dtype = read_dtype(o.Get("dtype"), "options.dtype");
-  options.exact = read_boolean(o.Get("exact"), "options.exact");
+  options.precision = read_precision(o.Get("precision"), "options.precision");
   options.checkpointing = read_boolean(o.Get("checkpointing"), "options.checkpointing");
   options.ema = read_boolean(o.Get("ema"), "options.ema");
   return options;

@@ -2,6 +2,8 @@
 // reference backend that it derives from. Everything is cut into work items by shape alone, so the bits of a result do
 // not depend on the number of threads.
 #pragma once
+#include <optional>
+
 #include "cpu/kernels.h"
 #include "cpu/reference/reference_backend.h"
 
@@ -31,6 +33,10 @@ class CpuBackend : public ReferenceBackend {
   // cpu_products.cpp
   void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
   void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
+
+  // cpu_products_backward.cpp
+  void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) override;
+  void bias_gradient(Tensor& db, const Tensor& dy, float scale) override;
 
   // cpu_winograd.cpp
   size_t conv2d_scratch_bytes(const Shape& x, const Weight& w, const Conv2dParams& p) override;
@@ -102,11 +108,19 @@ class CpuBackend : public ReferenceBackend {
   void unpack_int8(Tensor& plain, const Weight& w) const;
   void set_operands(GemmProblem& g, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   void multiply(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
-  double winograd_gain(int64_t height, int64_t width, const Weight& w) const;
-  bool use_winograd(const Shape& x, const Weight& w, const Conv2dParams& p) const;
+  /// Sizes only, for gradients dw of a weight and inputs x of `dtype`; no addresses.
+  WeightGradientProblem plan_weight_gradient(const Shape& dw, const Shape& x, DType dtype, const Conv2dParams& p) const;
+  double winograd_cost(int form, int64_t height, int64_t width, const Weight& w) const;
+  /// Nothing: direct.
+  std::optional<WinogradForm> winograd_form(const Shape& x, const Weight& w, const Conv2dParams& p) const;
   /// Sizes and strides of one block of tiles; no addresses.
-  WinogradProblem plan_winograd(const Shape& x, const Weight& w) const;
-  void winograd(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
+  WinogradProblem plan_winograd(WinogradForm form, const Shape& x, const Weight& w) const;
+  struct WinogradBytes {
+    size_t windows, products;  // of one block of tiles
+    size_t weights;            // per thread
+  };
+  WinogradBytes winograd_bytes(WinogradForm form, const WinogradProblem& p) const;
+  void winograd(WinogradForm form, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut,
                                    int64_t coefficient_rows) const;
   void row_norm_backward(const Gradient& dx, const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,

@@ -15,8 +15,6 @@ constexpr int64_t kItemValues = 32768;
 // A multiple of the kernel's chunk of 64 pixels.
 constexpr int64_t kSlabUnit = 64, kMostSlabs = 64;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 float value_at(const Tensor& t, int64_t row, int64_t column) {
   const int64_t i = row * t.row_stride() + column;
   return t.dtype() == DType::F32 ? t.data<float>()[i] : to_float(t.data<BFloat16>()[i]);

@@ -6,6 +6,8 @@
 
 namespace df {
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 /// The pixels of every item in slabs with sums of their own, cut by shape alone.
 struct PixelSlabs {
   int64_t items, channels, pixels;

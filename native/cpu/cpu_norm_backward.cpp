@@ -15,8 +15,6 @@ constexpr int64_t kItemValues = 16384;
 // The kernel's chunk of pixels.
 constexpr int64_t kSlabUnit = 32;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 // With x̂ = (x - m) * inverse, f = 1 + scale, g the gradient before the activation and d = g * gamma * f:
@@ -119,11 +117,16 @@ void CpuBackend::row_norm_backward(const Gradient& dx, const Tensor& dgamma, con
     kernel(&g);
   });
   const auto add = [&](const Tensor& gradient, int64_t which) {
+    if (!gradient.defined()) return;
+    const auto slab_sums = [&](int64_t pair, int64_t i) { return sums + ((pair * slabs + i) * 2 + which) * channels; };
+    parallel_for(pairs, [&](int64_t pair, int) {
+      double* total = slab_sums(pair, 0);
+      for (int64_t i = 1; i < slabs; i++)
+        for (int64_t c = 0; c < channels; c++) total[c] += slab_sums(pair, i)[c];
+    });
     // a pair's sum counts as that of its first item
     reference::add_parameter_gradient(gradient, items, [&](int64_t n, int64_t c) {
-      double sum = 0;
-      for (int64_t i = 0; i < slabs && n % 2 == 0; i++) sum += sums[((n / 2 * slabs + i) * 2 + which) * channels + c];
-      return sum;
+      return n % 2 == 0 ? slab_sums(n / 2, 0)[c] : 0.0;
     });
   };
   add(dgamma, 0);

@@ -102,7 +102,7 @@ void CpuBackend::linear(Tensor& y, const Tensor& x, const Weight& w, const Epilo
 
 void CpuBackend::conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) {
   check_layout("conv2d", w);
-  if (use_winograd(x.shape(), w, p)) return winograd(y, x, w, e);
+  if (const std::optional<WinogradForm> form = winograd_form(x.shape(), w, p)) return winograd(*form, y, x, w, e);
   GemmProblem g = {};
   g.direct = w.kernel_h == 1 && w.kernel_w == 1 && p.stride == 1 && p.padding == 0;
   g.height = x.dim(1);

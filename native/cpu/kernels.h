@@ -4,10 +4,11 @@
 #pragma once
 #include <stdint.h>
 
-#include "cpu/kernels_elementwise_backward.h"
-#include "cpu/kernels_training.h"
 #include "cpu/kernels_attention_backward.h"
 #include "cpu/kernels_norm_backward.h"
+#include "cpu/kernels_elementwise_backward.h"
+#include "cpu/kernels_products_backward.h"
+#include "cpu/kernels_training.h"
 
 namespace df {
 
@@ -41,18 +42,18 @@ struct GemmProblem {
   int64_t block_channels;
 };
 
-/// A 3×3 convolution of stride 1 and padding 1 by Winograd's F(4×4, 3×3), one block of 4×4 output tiles at a time.
-/// Tiles go through an image row by row, and through the items. Strides are in floats.
+/// A 3×3 convolution of stride 1 and padding 1 by Winograd's F(tile×tile, 3×3), one block of output tiles at a time.
+/// Tiles go through an image row by row, and through the items. Strides are in values.
 struct WinogradProblem {
   GemmProblem conv;         ///< x, weight, epilogue, y, zeros, height, width; block_channels: K block of the products
   int64_t channels;         ///< of x, without the padding of conv.in
   int64_t tiles_y, tiles_x; ///< tiles of one image
   int64_t first, count;     ///< tiles of this block
-  float* v;                 ///< transformed windows [36][count][v_stride]
+  void* v;                  ///< transformed windows [(tile + 2)²][count][v_stride], of the multiplied type
   int64_t v_step, v_stride; ///< between positions, between tiles: at least conv.in, whole vectors
-  float* m;                 ///< products [36][count][m_stride]
+  float* m;                 ///< products [(tile + 2)²][count][m_stride]
   int64_t m_step, m_stride;
-  int64_t u_step;           ///< between the twelve transformed weights of a pair of rows
+  int64_t u_step;           ///< between the 2 * (tile + 2) transformed weights of a pair of rows
 };
 
 /// The keys and values of one (batch, head) in one or two runs of rows.
@@ -81,6 +82,23 @@ struct AttentionRows {
   int block_rows;         ///< queries whose scores are held at once
 };
 
+/// The forms of Winograd's convolution, most accurate first: F(tile×tile, 3×3), multiplied in float32 or bfloat16.
+enum WinogradForm { kF4, kF8, kF2Bf16, kF4Bf16, kWinogradForms };
+
+/// One form; null for types, and in instruction sets, that have no use for it.
+struct WinogradKernels {
+  int tile;        ///< outputs of one dimension: 2, 4 or 8
+  int value_size;  ///< of what is multiplied: 4 float32, 2 bfloat16
+
+  /// Tiles [begin, end) of a block, from x to v.
+  void (*input[2])(const WinogradProblem*, int64_t begin, int64_t end);
+  /// One panel at the 2 * (tile + 2) positions of a pair, 0 … tile / 2, of rows of the window, from v to m. u: as many
+  /// times u_step values, 64-byte aligned.
+  void (*multiply[2])(const WinogradProblem*, int64_t panel, int pair, void* u);
+  /// Tiles [begin, end) of a block, from m to y.
+  void (*output[2])(const WinogradProblem*, int64_t begin, int64_t end);
+};
+
 struct CpuKernels {
   int panel;      ///< output columns of a packed panel
   int tile_rows;  ///< rows of the register tile
@@ -92,13 +110,7 @@ struct CpuKernels {
   /// The same for int8 weights. `widened`: a K block of one panel (block_taps * block_channels * panel) in the kernel's
   /// type, 64-byte aligned.
   void (*gemm_int8[2])(const GemmProblem*, int64_t begin, int64_t end, int64_t panel, float* partial, void* widened);
-  /// Tiles [begin, end) of a block, from x to v.
-  void (*winograd_input[2])(const WinogradProblem*, int64_t begin, int64_t end);
-  /// One panel at the twelve positions of a pair (0, 1, 2) of rows of the window, from v to m. u: 12 * u_step floats,
-  /// 64-byte aligned.
-  void (*winograd_multiply[2])(const WinogradProblem*, int64_t panel, int pair, float* u);
-  /// Tiles [begin, end) of a block, from m to y.
-  void (*winograd_output[2])(const WinogradProblem*, int64_t begin, int64_t end);
+  WinogradKernels winograd[kWinogradForms];
   /// One tap of one panel. src: `rows` <= panel rows of `in` values of `type`, `row_step` elements apart.
   void (*pack[2])(void* dst, const void* src, int type, int64_t row_step, int rows, int64_t in);
   void (*unpack[2])(void* dst, int type, int64_t row_step, int rows, int64_t in, const void* src);
@@ -130,10 +142,11 @@ struct CpuKernels {
   /// y = (x0 + x1 + x2 + x3) / 4.
   void (*average4[2])(void* y, const void* const* x, int64_t n);
 
-  ElementwiseBackwardKernels elementwise_backward;
-  TrainingKernels training;
   NormBackwardKernels norm_backward;
   AttentionBackwardKernels attention_backward;
+  ElementwiseBackwardKernels elementwise_backward;
+  TrainingKernels training;
+  ProductsBackwardKernels products_backward;
 };
 
 extern const CpuKernels kernels_portable;

@@ -43,9 +43,9 @@ ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const D
 }
 
 MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t height, int64_t width, int64_t tokens,
-                     bool guided, bool exact) {
+                     bool guided, Precision precision) {
   const size_t base = memory_stats(kMeta).current;
-  UNet unet(config, dtype, kMeta, exact);
+  UNet unet(config, dtype, kMeta, precision);
   RandomSource source(unet.parameters());
   unet.load(source);
   const int64_t rows = guided ? 2 * batch : batch;

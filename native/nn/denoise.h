@@ -23,7 +23,7 @@ ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const D
 
 /// One sampling step of `batch` pictures (doubled when `guided`) of height × width with `tokens` text tokens.
 MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t height, int64_t width, int64_t tokens,
-                     bool guided, bool exact = false);
+                     bool guided, Precision precision = Precision::Default);
 /// One encoding of `batch` texts; `int8_weights` as for T5Encoder.
 MemoryPlan plan_t5(const T5Config& config, DType dtype, bool int8_weights, int64_t batch, int64_t tokens);
 

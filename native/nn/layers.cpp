@@ -25,9 +25,7 @@ Tensor Linear::forward(const Tensor& x, const Tensor& residual, const Tensor& in
 Conv2d::Conv2d(ParameterStore& p, const std::string& name, int64_t in, int64_t out, int kernel)
     : weight_(p.weight({name + ".weight"}, {out, in, kernel, kernel})),
       bias_(p.tensor({name + ".bias"}, {out})),
-      params_{.stride = 1,
-              .padding = kernel / 2,
-              .algorithm = p.exact() ? ConvAlgorithm::Direct : ConvAlgorithm::Fastest} {}
+      params_{.stride = 1, .padding = kernel / 2, .algorithm = conv_algorithm(p.precision())} {}
 
 Tensor Conv2d::forward(const Tensor& x, const Tensor& residual, float scale, const Tensor& into) const {
   const Epilogue epilogue{.bias = *bias_, .residual = residual, .scale = scale};

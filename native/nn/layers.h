@@ -22,7 +22,7 @@ class Linear {
   const Tensor* bias_ = nullptr;
 };
 
-/// Stride 1, padding kernel / 2. By the fastest algorithm, or directly in an exact model.
+/// Stride 1, padding kernel / 2; the algorithm follows the precision of the model.
 class Conv2d {
  public:
   Conv2d(ParameterStore& p, const std::string& name, int64_t in, int64_t out, int kernel);

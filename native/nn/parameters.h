@@ -31,8 +31,7 @@ struct Parameter {
 struct WeightOptions {
   /// Linear layers as int8 (ops::pack_int8), given back multiplied out in float32. For models of linear layers only.
   bool int8 = false;
-  /// Sums are computed directly, never by a faster form with larger rounding errors.
-  bool exact = false;
+  Precision precision = Precision::Default;
   /// Training: all parameters are float32 tensors in the engine's layout, and nothing else is kept of them.
   bool trainable = false;
 };
@@ -83,7 +82,7 @@ class ParameterStore {
   size_t bytes() const;
 
   DType dtype() const { return dtype_; }
-  bool exact() const { return options_.exact; }
+  Precision precision() const { return options_.precision; }
   bool trainable() const { return options_.trainable; }
   Device device() const { return device_; }
 

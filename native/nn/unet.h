@@ -11,10 +11,9 @@ namespace df {
 
 class UNet : public Module {
  public:
-  /// `dtype`: f32 or bf16, of the products and activations. Weights come with `load`. `exact`: convolutions are direct
-  /// sums (ConvAlgorithm::Direct), otherwise the fastest algorithm is taken (ConvAlgorithm::Fastest).
-  UNet(const UNetConfig& config, DType dtype, Device device, bool exact = false)
-      : UNet(config, dtype, device, WeightOptions{.exact = exact}) {}
+  /// `dtype`: f32 or bf16, of the products and activations. Weights come with `load`. `precision`: of the convolutions.
+  UNet(const UNetConfig& config, DType dtype, Device device, Precision precision = Precision::Default)
+      : UNet(config, dtype, device, WeightOptions{.precision = precision}) {}
   UNet(const UNetConfig& config, DType dtype, Device device, const WeightOptions& options);
   const UNetConfig& config() const { return config_; }
 

@@ -31,14 +31,32 @@ struct Epilogue {
   float scale = 1;
 };
 
-/// Winograd: F(4×4, 3×3), for 3×3 convolutions with stride 1 and padding 1 (others are direct), multiplied in float32.
-/// Its rounding error is a few times that of a direct float32 sum, and a NaN or infinity of x also reaches other pixels
-/// of the 4×4 tiles of outputs that read it. Backends without it compute directly.
+/// What a model gives up in accuracy for speed.
+enum class Precision {
+  Exact,    ///< convolutions are direct sums
+  Default,  ///< ConvAlgorithm::Default
+  Fast,     ///< ConvAlgorithm::Fast; for float32 the same as Default
+};
+
+/// How a convolution is computed. The forms of Winograd are for 3×3 convolutions with stride 1 and padding 1; others, and
+/// all where a backend lacks the form, are direct. A NaN or infinity of x also reaches the other outputs of the tiles that
+/// read it.
 enum class ConvAlgorithm {
   Direct,
-  Winograd,
-  Fastest,  ///< one of the two, by the sizes of an image and of the weight, never by the number of images
+  /// The fastest form whose error is small beside the rounding of the activations: Direct, WinogradF4, or, for bfloat16,
+  /// WinogradF8. Chosen by the sizes of an image and of the weight, never by the number of images.
+  Default,
+  /// The fastest form: for bfloat16 also those that round what they multiply to bfloat16.
+  Fast,
+  WinogradF4,      ///< F(4×4, 3×3) multiplied in float32: a few times the rounding error of a direct float32 sum
+  WinogradF8,      ///< F(8×8, 3×3) multiplied in float32, bfloat16 only: about 100 times that error, 1/40 of bfloat16's
+  WinogradF2Bf16,  ///< F(2×2, 3×3) multiplied in bfloat16: 1.8 times the error of a direct bfloat16 sum
+  WinogradF4Bf16,  ///< F(4×4, 3×3) multiplied in bfloat16: 5 times that error
 };
+
+constexpr ConvAlgorithm conv_algorithm(Precision p) {
+  return p == Precision::Exact ? ConvAlgorithm::Direct : p == Precision::Fast ? ConvAlgorithm::Fast : ConvAlgorithm::Default;
+}
 
 /// Output pixel (i, j) reads input pixels (i*stride - padding + r, j*stride - padding + s); outside is zero.
 struct Conv2dParams {

@@ -3,12 +3,15 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "core/random.h"
+#include "core/parallel.h"
+#include "core/philox.h"
 
 namespace df {
 namespace {
 
 using Rule = InitialSource::Rule;
+
+constexpr uint32_t kParameters = 64;  // the purpose of these numbers; training/noise.cpp has those below
 
 double fan_in(const Shape& shape) { return double(shape.numel()) / double(shape[0]); }
 
@@ -45,14 +48,17 @@ Tensor InitialSource::read(const std::string& name) {
   const Tensor t = Tensor::empty(info.shape, DType::F32, kCpu);
   float* values = t.data<float>();
   const int64_t n = t.numel();
-  TorchGenerator generator(seed_ ^ hash(name));
-  if (rule.kind == Rule::Kind::Uniform) generator.uniform(values, n);
-  if (rule.kind == Rule::Kind::Normal) generator.normal(values, n);
+  const Philox generator(seed_, kParameters, hash(name));
   const float scale = float(rule.value);
-  for (int64_t i = 0; i < n; i++) {
-    if (rule.kind == Rule::Kind::Constant) values[i] = scale;
-    else values[i] = rule.kind == Rule::Kind::Uniform ? (2 * values[i] - 1) * scale : values[i] * scale;
-  }
+  parallel_ranges(n, 1 << 18, [&](int64_t begin, int64_t end) {
+    const int64_t count = end - begin;
+    if (rule.kind == Rule::Kind::Uniform) generator.uniform(values + begin, count, begin);
+    if (rule.kind == Rule::Kind::Normal) generator.normal(values + begin, count, begin);
+    for (int64_t i = begin; i < end; i++) {
+      if (rule.kind == Rule::Kind::Constant) values[i] = scale;
+      else values[i] = rule.kind == Rule::Kind::Uniform ? (2 * values[i] - 1) * scale : values[i] * scale;
+    }
+  });
   return t;
 }
 

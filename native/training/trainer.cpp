@@ -6,7 +6,6 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "core/random.h"
 #include "ops/backend.h"
 #include "ops/ops.h"
 #include "training/initial_source.h"
@@ -15,6 +14,9 @@ namespace df {
 namespace {
 
 long long ll(int64_t v) { return static_cast<long long>(v); }
+
+// Of a picture; stages II and III read the low-resolution picture beside it.
+int64_t image_channels(const UNetConfig& c) { return c.class_embed ? c.in_channels / 2 : c.in_channels; }
 
 void zero(const Tensor& t) {
   if (t.device().type == DeviceType::Meta) return;
@@ -61,7 +63,11 @@ std::vector<Tensor> zeros_like(const std::vector<Tensor>& state) {
 Trainer::Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Device device,
                  const TrainerOptions& options)
     : unet_config_(unet), t5_config_(t5), device_(device), options_(options), optimizer_({}) {
-  const WeightOptions weights{.exact = options.exact, .trainable = true};
+  const int64_t channels = image_channels(unet);
+  DF_CHECK(unet.out_channels == channels || unet.out_channels == 2 * channels,
+           "trainer: the UNet must have %lld output channels, or %lld with a learned variance, got %lld", ll(channels),
+           ll(2 * channels), ll(unet.out_channels));
+  const WeightOptions weights{.precision = options.precision, .trainable = true};
   unet_ = std::make_unique<UNet>(unet, options.dtype, device, weights);
   unet_->set_checkpointing(options.checkpointing);
   unet_model_.store = &unet_->store();
@@ -128,10 +134,17 @@ void Trainer::check_loaded() const {
 void Trainer::check_batch(const MicroBatch& b) const {
   check_loaded();
   const int64_t batch = int64_t(b.samples.size());
-  const int64_t channels = unet_config_.class_embed ? unet_config_.in_channels / 2 : unet_config_.in_channels;
+  const int64_t channels = image_channels(unet_config_);
   const auto is_image = [&](const Tensor& t) {
     return t.defined() && t.shape().rank() == 4 && t.dim(0) == batch && t.dim(3) == channels && t.dtype() == DType::F32;
   };
+  for (const Tensor* t : {&b.images, &b.low_res, &b.text, &b.ids, &b.mask})
+    DF_CHECK(!t->defined() || t->device() == device_, "trainer: a batch must be on %s, got %s", device_.str().c_str(),
+             t->device().str().c_str());
+  for (const TrainingSample& s : b.samples)
+    DF_CHECK(s.loss.variational_weight == 0 || unet_config_.out_channels == 2 * channels,
+             "trainer: variational_weight must be 0 for a UNet without learned variance (%lld output channels)",
+             ll(unet_config_.out_channels));
   const auto shape = [](const Tensor& t) { return t.defined() ? t.shape().str() : std::string("none"); };
   DF_CHECK(batch > 0 && is_image(b.images), "trainer: images must be (%lld samples, H, W, %lld) f32, got %s", ll(batch),
            ll(channels), shape(b.images).c_str());
@@ -175,24 +188,29 @@ Tensor Trainer::loss(const MicroBatch& b, const NoisedImages& images, const Tens
 
 NoisedImages Trainer::add_noise(const MicroBatch& b) const {
   NoisedImages r;
-  const auto draw = [&](uint64_t purpose) {
-    const Tensor noise = Tensor::empty(b.images.shape(), DType::F32, device_);
-    if (device_.type == DeviceType::Meta) return noise;
-    const int64_t n = noise.numel() / noise.dim(0);
-    for (size_t i = 0; i < b.samples.size(); i++)
-      TorchGenerator(b.seed * 1000003 + b.samples[i].index * 4 + purpose).normal(noise.data<float>() + int64_t(i) * n, n);
-    return noise;
-  };
+  const Shape& shape = b.images.shape();
+  std::vector<uint64_t> indices;
+  for (const TrainingSample& s : b.samples) indices.push_back(s.index);
+  const bool meta = device_.type == DeviceType::Meta;
+  const auto here = [&](const Tensor& t) { return device_ == kCpu ? t : ops::to_device(t, device_); };
   Backend& backend = backend_for(device_);
-  r.noise = draw(0);
-  r.xt = Tensor::empty(b.images.shape(), DType::F32, device_);
+  Tensor input;
+  if (meta) {
+    r.noise = input = Tensor::empty(shape, DType::F32, device_);
+  } else {
+    const TrainingNoise noise = training_noise(shape, indices, b.seed, b.noise);
+    r.noise = here(noise.target);
+    input = noise.input.storage() == noise.target.storage() ? r.noise : here(noise.input);
+  }
+  r.xt = Tensor::empty(shape, DType::F32, device_);
   backend.blend(r.xt, coefficients(b, [](const TrainingSample& s) { return s.image_scale; }), b.images,
-                coefficients(b, [](const TrainingSample& s) { return s.noise_scale; }), r.noise);
+                coefficients(b, [](const TrainingSample& s) { return s.noise_scale; }), input);
   if (b.low_res.defined()) {
-    const Tensor large = ops::bilinear(b.low_res, b.images.dim(1), b.images.dim(2));
-    r.low_res = Tensor::empty(b.images.shape(), DType::F32, device_);
+    const Tensor large = ops::bilinear(b.low_res, shape[1], shape[2]);
+    const Tensor noise = meta ? Tensor::empty(shape, DType::F32, device_) : here(low_res_noise(shape, indices, b.seed));
+    r.low_res = Tensor::empty(shape, DType::F32, device_);
     backend.blend(r.low_res, coefficients(b, [](const TrainingSample& s) { return s.low_res_scale; }), large,
-                  coefficients(b, [](const TrainingSample& s) { return s.low_res_noise_scale; }), draw(1));
+                  coefficients(b, [](const TrainingSample& s) { return s.low_res_noise_scale; }), noise);
   }
   return r;
 }
@@ -281,7 +299,7 @@ MemoryPlan plan_trainer(const UNetConfig& unet, const std::optional<T5Config>& t
   Trainer trainer(unet, t5, kMeta, options);
   trainer.initialise(0);
   return measure_memory(base, [&](WorkCounter&) {
-    const int64_t channels = unet.class_embed ? unet.in_channels / 2 : unet.in_channels;
+    const int64_t channels = image_channels(unet);
     MicroBatch b;
     b.images = Tensor::empty({batch, height, width, channels}, DType::F32, kMeta);
     if (unet.class_embed)

@@ -14,15 +14,9 @@
 #include "nn/unet.h"
 #include "ops/types.h"
 #include "optim/adamw.h"
+#include "training/noise.h"
 
 namespace df {
-
-/// The noise added to a picture, by Philox keyed with (seed, purpose, sample index): the same for any split of a batch.
-struct NoiseOptions {
-  float offset = 0;               ///< + offset · one normal number per channel (Guttenberg 2023; diffengine OffsetNoise)
-  float pyramid_discount = 0;     ///< > 0: pyramid noise (diffengine PyramidNoise: discount 0.9)
-  float input_perturbation = 0;   ///< xt is built with noise + γ · ξ, the target stays noise (Ning et al. 2023)
-};
 
 /// One training sample: coefficients computed in float64 by TypeScript.
 struct TrainingSample {
@@ -34,6 +28,7 @@ struct TrainingSample {
   LossSample loss;
 };
 
+/// Tensors are on the device of the trainer.
 struct MicroBatch {
   Tensor images;                   ///< (B, H, W, 3) float32 in [-1, 1]
   Tensor low_res;                  ///< (B, h, w, 3) float32 in [-1, 1], enlarged bilinearly to (H, W); undefined: stage I
@@ -56,7 +51,7 @@ struct NoisedImages {
 
 struct TrainerOptions {
   DType dtype = DType::BF16;       ///< of products and activations; parameters are float32
-  bool exact = false;              ///< see UNet
+  Precision precision = Precision::Default;
   bool checkpointing = false;      ///< residual, attention and T5 blocks are computed again on the way back
   bool ema = false;
 };

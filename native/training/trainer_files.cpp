@@ -121,7 +121,7 @@ void Trainer::restore(const std::string& path, Part part) {
 std::shared_ptr<UNet> Trainer::unet(DType dtype, bool ema) const {
   check_loaded();
   const TrainedModel& model = model_of(ema ? Part::UnetEma : Part::Unet);
-  auto copy = std::make_shared<UNet>(unet_config_, dtype, device_, options_.exact);
+  auto copy = std::make_shared<UNet>(unet_config_, dtype, device_, options_.precision);
   OneState source(*model.store, ema ? model.ema : model.values);
   copy->load(source);
   return copy;

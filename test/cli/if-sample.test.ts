@@ -48,7 +48,7 @@ describe('what it writes', () => {
     expect([width, height]).toEqual([32, 32]);
     const text = await readPngText(path.join(dir, 'a-red-apple-5.png'));
     expect(text).toMatchObject({ prompt: 'A red apple!', 'negative prompt': 'blurry', seed: '5', Software: 'deepfloyd-if' });
-    expect(JSON.parse(text['settings']!)).toEqual({ dtype: 'f32', exact: false, stages: [{ timesteps: 2, guidance: 3, noiseLevel: 250 }] });
+    expect(JSON.parse(text['settings']!)).toEqual({ dtype: 'f32', precision: 'default', stages: [{ timesteps: 2, guidance: 3, noiseLevel: 250 }] });
     rmSync(path.join(dir, 'a-red-apple-5.png'));
   });
 
@@ -74,13 +74,19 @@ describe('what it writes', () => {
     }
   });
 
-  test('--exact computes other bits, and the file says so', async () => {
-    await tiny('--exact', '--out', 'exact.png');
-    await tiny('--out', 'fast.safetensors');
-    await tiny('--exact', '--out', 'exact.safetensors');
-    expect(JSON.parse((await readPngText(path.join(dir, 'exact.png')))['settings']!)).toMatchObject({ exact: true });
-    const [fast, exact] = ['fast', 'exact'].map((name) => floats(readSafetensors(path.join(dir, `${name}.safetensors`)), 'images'));
-    expect(fast).not.toEqual(exact);
+  test('--exact and --fast compute other bits, and the file says so; the same bits with one and with two threads', async () => {
+    const pixels: Float32Array[] = [];
+    for (const precision of ['default', 'exact', 'fast']) {
+      const draw = (...more: string[]): Promise<Outcome> => tiny('--dtype', 'bf16', ...(precision === 'default' ? [] : [`--${precision}`]), ...more);
+      await draw('--out', `${precision}.png`);
+      expect(JSON.parse((await readPngText(path.join(dir, `${precision}.png`)))['settings']!)).toMatchObject({ precision });
+      await draw('--threads', '1', '--out', 'one.safetensors');
+      await draw('--threads', '2', '--out', 'two.safetensors');
+      const [one, two] = ['one', 'two'].map((name) => floats(readSafetensors(path.join(dir, `${name}.safetensors`)), 'images'));
+      expect(one).toEqual(two);
+      for (const other of pixels) expect(one).not.toEqual(other);
+      pixels.push(one!);
+    }
   });
 
   test('--verbose prints the plan, time and GFLOP/s; --version; --help with examples', async () => {
@@ -141,8 +147,8 @@ describe('--t5-dtype', () => {
     expect((await draw('bf16.png', '--t5-dtype', 'int8', '--dtype', 'bf16')).stderr).toMatch(/text_encoder: loading/);
     const stages = [{ timesteps: 2, guidance: 7, noiseLevel: 250 }];
     const settings = async (file: string): Promise<unknown> => JSON.parse((await readPngText(path.join(dir, file)))['settings']!);
-    expect(await settings('int8.png')).toEqual({ dtype: 'f32', t5Dtype: 'int8', exact: false, stages });
-    expect(await settings('full.png')).toEqual({ dtype: 'f32', exact: false, stages });
+    expect(await settings('int8.png')).toEqual({ dtype: 'f32', t5Dtype: 'int8', precision: 'default', stages });
+    expect(await settings('full.png')).toEqual({ dtype: 'f32', precision: 'default', stages });
     const pixels = (file: string): Promise<Buffer> => sharp(path.join(dir, file)).raw().toBuffer();
     expect(await pixels('again.png')).toEqual(await pixels('int8.png'));
     expect(await pixels('full.png')).not.toEqual(await pixels('int8.png'));
@@ -163,6 +169,7 @@ describe('what it refuses', () => {
     await expectRefused(run(['x', '--stage1', TINY, '--steps', '0']), 2, /steps: expected a whole number from 1 to 1000, got 0/);
     await expectRefused(run(['x', '--stage1', TINY, '--timesteps', 'smart51']), 2, /did you mean "smart50"/);
     await expectRefused(run(['x', '--stage1', TINY, '--steps', '2', '--timesteps', 'smart50']), 2, /give one of them/);
+    await expectRefused(run(['x', '--stage1', TINY, '--exact', '--fast']), 2, /--exact and --fast: give one of them/);
     await expectRefused(run(['x', '--stage1', TINY, '--steps', '2,3']), 2, /2 values for 1 stage/);
     await expectRefused(tiny('--seed', '-1'), 2, /seed/);
     await expectRefused(tiny('--height', '33'), 2, /height must be a multiple of 4.*got 33/);

@@ -7,6 +7,7 @@ import { BoundedCache } from '../../lib/data/bounded-cache.js';
 import type { Dataset } from '../../lib/data/dataset.js';
 import { openDataset } from '../../lib/data/open.js';
 import { ParquetFile } from '../../lib/data/parquet-file.js';
+import { ParquetReader } from '../../lib/data/parquet-reader.js';
 import { decompressSnappy } from '../../lib/data/snappy.js';
 import { IFError } from '../../lib/errors.js';
 import { expectIFError } from '../support/expect-error.js';
@@ -190,6 +191,31 @@ test('a large page takes part of the file only once', async () => {
   expect([await load(3), await load(8), await load(10)]).toEqual([6, 14, 2]);
   expect(dataset.skipped).toEqual([]);
   await dataset.close();
+});
+
+test('a list that goes on in the next page', async () => {
+  // two pages of an optional list of required texts: [a, b | c], null, [], [d]; levels as runs of one value
+  const runs = (...levels: number[]): Buffer => {
+    const bytes = Buffer.from(levels.flatMap((level) => [2, level]));
+    return Buffer.concat([Buffer.of(bytes.length, 0, 0, 0), bytes]);
+  };
+  const texts = (...values: string[]): Buffer => Buffer.concat(values.flatMap((value) => [Buffer.of(value.length, 0, 0, 0), Buffer.from(value)]));
+  const bodies = [Buffer.concat([runs(0, 1), runs(2, 2), texts('a', 'b')]), Buffer.concat([runs(1, 0, 0, 0), runs(2, 0, 1, 2), texts('c', 'd')])];
+  const name = path.join(await temporaryFolder(), 'pages');
+  await writeFile(name, Buffer.concat(bodies));
+  const node = (element: object, ...children: object[]): object => ({ element, children });
+  const page = (i: number, values: number): object => ({
+    offset: i * bodies[0]!.length, length: bodies[i]!.length, values, firstRow: 0,
+    header: { type: 'DATA_PAGE', uncompressed_page_size: bodies[i]!.length, data_page_header: { num_values: values, encoding: 'PLAIN' } },
+  });
+  const parquet = {
+    path: name, groups: [{ firstRow: 0, rows: 4 }], locate: (rowInGroup: number) => ({ group: 0, rowInGroup }), chunk: () => ({ codec: 'UNCOMPRESSED' }),
+    pages: async () => [page(0, 2), page(1, 4)],
+    schema: node({ name: 'root' }, node({ name: 't', repetition_type: 'OPTIONAL' }, node({ name: 'list', repetition_type: 'REPEATED' }, node({ name: 'element', repetition_type: 'REQUIRED' })))),
+  } as unknown as ParquetFile;
+  const reader = new ParquetReader({ base: '/', cacheDir: null });
+  const lists = await Promise.all([0, 1, 2, 3].map((i) => reader.value(parquet, ['t', 'list', 'element'], i)));
+  expect(lists.map((list) => (list as (Uint8Array | undefined)[] | undefined)?.map((text) => Buffer.from(text!).toString()))).toEqual([['a', 'b', 'c'], undefined, [], ['d']]);
 });
 
 test('Snappy: blocks of the C++ library, and damaged ones', async () => {

@@ -6,7 +6,7 @@
 #include "cpu/reference/reference_backend.h"
 #include "cpu/reference/values.h"
 #include "finite_difference.h"
-#include "ops/ops.h"
+#include "weight_gradient_case.h"
 
 namespace df::test {
 namespace {
@@ -248,10 +248,10 @@ const Registration attentions([](Suite& suite) {
   }
   for (int64_t items : {4, 8}) {
     const AttentionCase c = {DType::BF16, items, 21, {21}, 2, 16, Layout::Dense, true};
-    add_halves_cases(suite, format("attention_backward n=%lld dbias", (long long)items), items, {2, 21, 21},
+    add_replica_cases(suite, format("attention_backward n=%lld dbias", (long long)items), items, {2, 21, 21},
                      [=](Random& random) {
                        const Inputs in = make_inputs(random, c);
-                       return [=](Backend& b, int64_t first, int64_t count, Tensor& g) {
+                       return [=](Backend& b, Tensor& g, int64_t first, int64_t count) {
                          Inputs own = in;
                          for (Tensor* t : {&own.q, &own.dy, &own.y, &own.p.segments[0].key, &own.p.segments[0].value})
                            *t = t->slice_first(first, count);

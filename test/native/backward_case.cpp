@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "core/execution.h"
 #include "cpu/reference/values.h"
 
 namespace df::test {
@@ -51,35 +50,6 @@ void add_backward_cases(Suite& suite, const std::string& name, const std::vector
         CHECK(c.results.size() == results.size() && c.results[which].name == results[which]);
         return call_of(c, which, alone, random);
       });
-}
-
-void add_halves_cases(
-    Suite& suite, const std::string& name, int64_t items, const Shape& shape,
-    const std::function<std::function<void(Backend&, int64_t first, int64_t count, Tensor&)>(Random&)>& make) {
-  for (const CpuIsa& isa : cpu_isas())
-    suite.add(name + " halves isa=" + isa.name, [=] {
-      if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-      static ThreadPool* const pool = new ThreadPool(2);
-      Execution execution;
-      execution.pool = pool;
-      ExecutionScope scope(execution);
-      Random random(name);
-      const auto run = make(random);
-      const auto gradient = [&](int64_t first, int64_t count) {
-        Tensor g = Tensor::zeros(shape, DType::F32, kCpu);
-        run(cpu_backend(isa.name), first, count, g);
-        return g;
-      };
-      const Tensor whole = gradient(0, items), first = gradient(0, items / 2), second = gradient(items / 2, items / 2);
-      const Tensor sum = Tensor::empty(shape, DType::F32, kCpu);
-      for (int64_t i = 0; i < sum.numel(); i++) sum.data<float>()[i] = first.data<float>()[i] + second.data<float>()[i];
-      const std::string error = different_bits(whole, sum);
-      if (!error.empty()) fail_case("%s", error.c_str());
-      const auto size = reference::load(magnitude(whole));
-      double total = 0;
-      for (double v : size) total += v;
-      CHECK(total > 0);
-    });
 }
 
 }  // namespace df::test

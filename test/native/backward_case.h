@@ -1,4 +1,4 @@
-// What the tests of backward functions have in common: one op case per result, and halves of a batch.
+// Op cases of backward functions with several results: one per result.
 #pragma once
 #include <functional>
 #include <string>
@@ -31,11 +31,5 @@ struct BackwardCall {
 /// and the only one wanted) for every result.
 void add_backward_cases(Suite& suite, const std::string& name, const std::vector<std::string>& results,
                         const std::function<BackwardCall(Random&)>& make);
-
-/// Adds cases "NAME halves isa=…": the gradient of a parameter over a batch of `items` is bit for bit that over its
-/// first half plus that over its second half. run(backend, first, count, gradient) adds the gradient over items
-/// [first, first + count).
-void add_halves_cases(Suite& suite, const std::string& name, int64_t items, const Shape& shape,
-                      const std::function<std::function<void(Backend&, int64_t first, int64_t count, Tensor&)>(Random&)>& make);
 
 }  // namespace df::test

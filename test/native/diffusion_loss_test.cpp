@@ -228,15 +228,25 @@ Tensor joined(const Tensor& m, const Tensor& v) {
   return model;
 }
 
-// The oracle's gradient of m through the main term, or of v through the variational term.
-void add_difference(Suite& suite, bool of_variance, Main main) {
+// The oracle's gradient of m through the main term, or of v through the variational term, at one timestep: the terms of
+// different ones differ by orders of magnitude.
+void add_difference(Suite& suite, bool of_variance, Main main, int t) {
   const std::string name = std::string("diffusion_loss ") + (of_variance ? "variance" : "mean") +
-                           (main == Main::Huber ? " huber" : "") + " finite difference";
+                           (main == Main::Huber ? " huber" : "") + format(" t=%d finite difference", t);
   add_gradient_case(suite, name, [=](Random& random) {
-    const LossCase c{DType::F32, 5, 3, 4, 3, true, main};
+    const LossCase c{DType::F32, 3, 3, 4, 3, true, main};
     LossInputs in = inputs(random, c);
+    for (LossSample& s : in.p.samples) {
+      const LossSample weights = s;
+      s = sample_at(t);
+      s.target_x0 = weights.target_x0, s.target_noise = weights.target_noise;
+    }
     // edges of the range, where the bins are open
-    fill(in.x0.slice_first(1, 1), [&](int64_t i) { return i % 5 == 0 ? 1 : i % 5 == 1 ? -1 : random.uniform(-0.9, 0.9); });
+    fill(in.x0, [&](int64_t i) { return i % 5 == 0 ? 1 : i % 5 == 1 ? -1 : random.uniform(-0.9, 0.9); });
+    const float noise_scale = -in.p.samples[0].output_scale / in.p.samples[0].sample_scale;
+    Tensor xt = in.xt;
+    reference_backend().blend(xt, std::vector<float>(3, 1 / in.p.samples[0].sample_scale), in.x0,
+                              std::vector<float>(3, noise_scale), in.noise);
     const Tensor model = exact(in.model);
     const Tensor m = ops::copy(model.slice_last(0, 3), DType::F32), v = ops::copy(model.slice_last(3, 3), DType::F32);
     if (main == Main::Huber) {  // no error within a step of the delta, where the second derivative jumps
@@ -261,6 +271,8 @@ void add_difference(Suite& suite, bool of_variance, Main main) {
     const auto model_of = [=](const Tensor& t) { return of_variance ? joined(m, t) : joined(t, v); };
     Differentiable f;
     f.inputs = {of_variance ? v : m};
+    // the log variance changes by 1/64: its range may be narrow
+    if (of_variance) f.step = 2 / (double(in.p.samples[0].max_log) - in.p.samples[0].min_log) / 64;
     f.forward = [=](const std::vector<Tensor>& x) {
       Tensor terms = Tensor::empty({c.items, 2}, DType::F32, kCpu), none;
       reference_backend().diffusion_loss(terms, none, model_of(x[0]), in.x0, in.xt, in.noise,
@@ -328,8 +340,8 @@ const Registration losses([](Suite& suite) {
       add_blend(suite, shape, layout);
     add_blend(suite, {3, 20000}, layout);
   }
-  for (Main main : {Main::Mse, Main::Huber}) add_difference(suite, false, main);
-  add_difference(suite, true, Main::Mse);
+  for (Main main : {Main::Mse, Main::Huber}) add_difference(suite, false, main, 500);
+  for (int t : {0, 1, 20, 500, 999}) add_difference(suite, true, Main::Mse, t);
 });
 
 }  // namespace

@@ -50,7 +50,7 @@ void check_gradients(const Gradients& got, const SafetensorsFile& want, double t
 }
 
 Gradients unet_gradients(const GoldenUNet& g, DType dtype, bool exact, bool checkpointing) {
-  UNet unet(golden_unet_config(g.folder), dtype, kCpu, WeightOptions{.exact = exact, .trainable = true});
+  UNet unet(golden_unet_config(g.folder), dtype, kCpu, WeightOptions{.precision = exact ? Precision::Exact : Precision::Default, .trainable = true});
   SafetensorsSource source = golden_unet_source(g.folder);
   unet.load(source);
   unet.set_checkpointing(checkpointing);
@@ -58,7 +58,7 @@ Gradients unet_gradients(const GoldenUNet& g, DType dtype, bool exact, bool chec
 }
 
 Gradients wide_gradients(DType dtype, bool exact) {
-  UNet unet(wide_config(), dtype, kCpu, WeightOptions{.exact = exact, .trainable = true});
+  UNet unet(wide_config(), dtype, kCpu, WeightOptions{.precision = exact ? Precision::Exact : Precision::Default, .trainable = true});
   TensorMapSource source = wide_source();
   unet.load(source);
   return golden_unet_gradients(unet, *golden("wide_io"));

@@ -4,7 +4,7 @@
 #include "backward_case.h"
 #include "cpu/reference/values.h"
 #include "finite_difference.h"
-#include "ops/ops.h"
+#include "weight_gradient_case.h"
 
 namespace df::test {
 namespace {
@@ -286,13 +286,13 @@ const Registration group_norms([](Suite& suite) {
   }
   for (int64_t items : {4, 8})
     for (bool beta : {false, true})
-      add_halves_cases(
+      add_replica_cases(
           suite, format("group_norm_backward n=%lld %s", (long long)items, beta ? "dbeta" : "dgamma"), items, {96},
           [=](Random& random) {
             const Tensor x = random_tensor(random, {items, 9, 8, 96}, DType::BF16, Layout::Dense);
             const Tensor dy = random_tensor(random, {items, 9, 8, 96}, DType::BF16, Layout::Dense);
             const GroupNormParams p = group_norm_params(random, 32, items, 96, DType::BF16, true, Activation::Gelu);
-            return [=](Backend& b, int64_t first, int64_t count, Tensor& g) {
+            return [=](Backend& b, Tensor& g, int64_t first, int64_t count) {
               GroupNormParams own = p;
               own.scale = p.scale.slice_first(first, count);
               own.shift = p.shift.slice_first(first, count);
@@ -316,13 +316,13 @@ const Registration row_norms([](Suite& suite) {
       add_row_norm(suite, {rms, dtype, {1, 7, 40}, Layout::Dense, 0, true});
     }
     for (int64_t items : {4, 8})
-      add_halves_cases(suite, format("%s n=%lld dgamma", rms ? "rms_norm_backward" : "layer_norm_backward",
+      add_replica_cases(suite, format("%s n=%lld dgamma", rms ? "rms_norm_backward" : "layer_norm_backward",
                                      (long long)items),
                        items, {512}, [=](Random& random) {
                          const Tensor x = random_tensor(random, {items, 77, 512}, DType::BF16, Layout::Dense);
                          const Tensor dy = random_tensor(random, {items, 77, 512}, DType::BF16, Layout::Dense);
                          const Tensor gamma = random_tensor(random, {512}, DType::F32, Layout::Dense);
-                         return [=](Backend& b, int64_t first, int64_t count, Tensor& g) {
+                         return [=](Backend& b, Tensor& g, int64_t first, int64_t count) {
                            run_row_norm(b, rms, {{}, {g, true}, {}}, dy.slice_first(first, count),
                                         x.slice_first(first, count), gamma, 1e-5f);
                          };

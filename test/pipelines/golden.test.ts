@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { addon } from '../../lib/addon.js';
+import { addon, type Precision } from '../../lib/addon.js';
 import { Cascade } from '../../lib/pipelines/cascade.js';
 import { Stage } from '../../lib/pipelines/stage.js';
 import { encodePrompts, PROMPT_TOKENS } from '../../lib/text/prompt-embeddings.js';
@@ -22,7 +22,7 @@ const cacheDir = mkdtempSync(path.join(os.tmpdir(), 'if-golden-'));
 afterAll(() => rmSync(cacheDir, { recursive: true }));
 
 const io = readSafetensors(golden('pipelines_io.safetensors'));
-const stage1 = (): Promise<Cascade> => Cascade.load({ stage1: I, dtype: 'f32', exact: true, cacheDir });
+const stage1 = (): Promise<Cascade> => Cascade.load({ stage1: I, dtype: 'f32', precision: 'exact', cacheDir });
 
 function expectPicture(images: Images, name: string): void {
   expect(images.shape).toEqual(io.get(name)!.shape);
@@ -38,7 +38,7 @@ test('the same picture with the default, faster convolutions, and not the same b
   const exact = await (await stage1()).generate({ prompt: PROMPT, seed: 0, timesteps: [6] });
   const fast = await (await Cascade.load({ stage1: I, dtype: 'f32', cacheDir })).generate({ prompt: PROMPT, seed: 0, timesteps: [6] });
   expectPicture(fast.images, 'dream_I');
-  expect([exact.exact, fast.exact]).toEqual([true, false]);
+  expect([exact.precision, fast.precision]).toEqual(['exact', 'default']);
   expect(maxAbsoluteError(fast.images.data, exact.images.data)).toBeGreaterThan(0);
 });
 
@@ -62,7 +62,7 @@ test('super-resolution of a given picture', async () => {
   const images = await (await Stage.open(II)).sample({
     text: Tensor.from(positive!, shape, 'cpu:0'), negativeText: Tensor.from(negative!, shape, 'cpu:0'), batch: 1, height: 64, width: 64,
     lowRes: { data: floats(io, 'dream_I'), shape: smallShape }, generator: addon.generatorCreate(1n),
-    settings: { timesteps: 4, guidance: 4, noiseLevel: 250 }, dtype: 'f32', exact: true, device: 'cpu:0', index: 2,
+    settings: { timesteps: 4, guidance: 4, noiseLevel: 250 }, dtype: 'f32', precision: 'exact', device: 'cpu:0', index: 2,
   });
   expectPicture(images, 'super_res_II');
 });
@@ -87,7 +87,7 @@ test('image to image: the last part of the steps, from a noised picture', async 
 });
 
 test('one generator through both stages', async () => {
-  const cascade = await Cascade.load({ stage1: I, stage2: II, dtype: 'f32', exact: true, cacheDir });
+  const cascade = await Cascade.load({ stage1: I, stage2: II, dtype: 'f32', precision: 'exact', cacheDir });
   const { stages } = await cascade.generate({ prompt: PROMPT, seed: 11, timesteps: [4, 3] });
   expectPicture(stages[0]!, 'chained_I');
   expectPicture(stages[1]!, 'chained_II');
@@ -97,9 +97,9 @@ test('one generator through both stages', async () => {
 test('the embedded if-emoji draws the pictures of diffusers, with the default convolutions and with direct ones', { timeout: 600_000 }, async () => {
   const samples = readSafetensors('models/if-emoji/reference_samples.safetensors');
   const { prompts, steps, guidance, seed } = JSON.parse(readFileSync('models/if-emoji/reference_samples.json', 'utf8')) as { prompts: string[]; steps: number; guidance: number; seed: number };
-  const emoji = (exact: boolean): Promise<Cascade> => Cascade.load({ stage1: path.resolve('models/if-emoji'), dtype: 'f32', exact, cacheDir });
-  const batch = await (await emoji(false)).generate({ prompt: prompts, seed, timesteps: [steps], guidance: [guidance] });
+  const emoji = (precision: Precision): Promise<Cascade> => Cascade.load({ stage1: path.resolve('models/if-emoji'), dtype: 'f32', precision, cacheDir });
+  const batch = await (await emoji('default')).generate({ prompt: prompts, seed, timesteps: [steps], guidance: [guidance] });
   expect(maxAbsoluteError(batch.images.data, floats(samples, 'grid24_seed0'))).toBeLessThanOrEqual(TOLERANCE);
-  const one = await (await emoji(true)).generate({ prompt: 'a red apple', seed: 1, timesteps: [steps], guidance: [guidance] });
+  const one = await (await emoji('exact')).generate({ prompt: 'a red apple', seed: 1, timesteps: [steps], guidance: [guidance] });
   expect(maxAbsoluteError(one.images.data, floats(samples, 'a_red_apple_seed1'))).toBeLessThanOrEqual(TOLERANCE);
 });

@@ -35,12 +35,12 @@ test('the plan of a step is what its tensors take', async () => {
   const device = 'cpu:5'; // an accounting of its own; exact: without the scratch of Winograd convolutions, which is no tensor
   const stage = await Stage.open(golden('tiny-if-II'));
   const [batch, size, tokens, width] = [2, 128, PROMPT_TOKENS, stage.config.encoderHidDim];
-  const planned = await stage.plan('f32', batch, size, size, tokens, true, true);
+  const planned = await stage.plan('f32', batch, size, size, tokens, true, 'exact');
   const text = Tensor.from(new Float32Array(batch * tokens * width), [batch, tokens, width], device);
   const lowRes = { data: new Float32Array(batch * 3 * 32 * 32), shape: [batch, 3, 32, 32] as Images['shape'] };
   await stage.sample({
     text, negativeText: text, batch, height: size, width: size, lowRes, generator: addon.generatorCreate(0n),
-    settings: { timesteps: 2, guidance: 4, noiseLevel: 250 }, dtype: 'f32', exact: true, device, index: 2,
+    settings: { timesteps: 2, guidance: 4, noiseLevel: 250 }, dtype: 'f32', precision: 'exact', device, index: 2,
   });
   const { peak, cached } = addon.memory(device);
   const bytes = planned.weightBytes + planned.activationBytes;

@@ -23,7 +23,7 @@ describe('defaults', () => {
       schedule: { type: 'constant', warmup: 0 },
       batchSize: 4, steps: 10, ema: { decay: 0.9999 },
       validation: { timesteps: 8, every: 500 }, previews: { every: 500, timesteps: 25, seed: 0 }, checkpoints: { every: 500, keep: 3 },
-      seed: 0, dtype: 'bf16', exact: false, gradientCheckpointing: false, devices: ['cpu'], threads: 0, out: 'runs/test', saveDtype: 'f32',
+      seed: 0, dtype: 'bf16', precision: 'default', gradientCheckpointing: false, devices: ['cpu'], threads: 0, out: 'runs/test', saveDtype: 'f32',
     });
   });
   test('of a variant, when only its type is given; undefined counts as absent', () => {
@@ -49,7 +49,7 @@ describe('refused, naming key, expected and got', () => {
     ['text for a number', changed({ batchSize: '4' }), /batchSize: expected a whole number from 1 to 65536, got "4"/],
     ['fraction', changed({ batchSize: 1.5 }), /got 1\.5/],
     ['choice', changed({ dtype: 'f16' }), /dtype: expected "f32" or "bf16", got "f16"/],
-    ['boolean', changed({ exact: 1 }), /exact: expected true or false, got 1/],
+    ['boolean', changed({ gradientCheckpointing: 1 }), /gradientCheckpointing: expected true or false, got 1/],
     ['function', changed({ out: () => 'x' }), /out: expected text, got a function/],
     ['list', changed({ previews: { prompts: 'a cat' } }), /previews\.prompts: expected a list, got "a cat"/],
     ['list item', changed({ previews: { prompts: ['a', 3] } }), /previews\.prompts\.1: expected text, got 3/],
@@ -72,8 +72,8 @@ describe('--set', () => {
   const set = (...assignments: string[]): ReturnType<typeof resolveConfig> => resolve(assignments.reduce<unknown>(setValue, minimal));
   test('is typed by the schema, in order, and leaves the original alone', () => {
     const before = structuredClone(minimal);
-    expect(set('optimizer.lr=1e-5', 'dtype=f32', 'exact=true', 'stage=2', 'previews.prompts=["a = b","c"]', 'previews.timesteps=super27', 'model.folder=a b=c')).toMatchObject({
-      optimizer: { lr: 1e-5, weightDecay: 0.01 }, dtype: 'f32', exact: true, stage: 2, previews: { prompts: ['a = b', 'c'], timesteps: 'super27' }, model: { folder: 'a b=c' },
+    expect(set('optimizer.lr=1e-5', 'dtype=f32', 'precision=exact', 'stage=2', 'previews.prompts=["a = b","c"]', 'previews.timesteps=super27', 'model.folder=a b=c')).toMatchObject({
+      optimizer: { lr: 1e-5, weightDecay: 0.01 }, dtype: 'f32', precision: 'exact', stage: 2, previews: { prompts: ['a = b', 'c'], timesteps: 'super27' }, model: { folder: 'a b=c' },
     });
     expect(minimal).toEqual(before);
     expect(set('previews.timesteps=7')).toMatchObject({ previews: { timesteps: 7 } });
@@ -94,7 +94,7 @@ describe('--set', () => {
     ['optimizer.rate=1', /unknown key "optimizer\.rate"/],
     ['optimizer.lr.x=1', /optimizer\.lr: it has no key "x"/],
     ['optimizer=1', /optimizer: set its keys one by one, e\.g\. optimizer\.lr=…/],
-    ['exact=yes', /exact: expected true or false, got "yes"/],
+    ['gradientCheckpointing=yes', /gradientCheckpointing: expected true or false, got "yes"/],
     ['batchSize=1.5', /batchSize: expected a whole number/],
     ['data.type=zip', /data\.type: expected "folder", "emoji", "parquet" or "webdataset", got "zip"/],
   ])('%s', (assignment, message) => expectIFError('INVALID_ARGUMENT', () => set(assignment), message));

@@ -9,7 +9,7 @@ import { expectIFError } from '../support/expect-error.js';
 import { golden, readSafetensors } from '../support/safetensors.js';
 
 const DEVICE = 'cpu:0';
-const OPTIONS: TrainerOptions = { dtype: 'f32', exact: false, checkpointing: false, ema: true };
+const OPTIONS: TrainerOptions = { dtype: 'f32', precision: 'default', checkpointing: false, ema: true };
 const SIZE = 16;
 const TOKENS = 5;
 const folder = mkdtempSync(path.join(tmpdir(), 'trainer-'));

@@ -4,6 +4,7 @@
 #pragma once
 #include "cpu/kernels/rows.h"
 #include "cpu/kernels/gemm.h"
+#include "cpu/kernels/winograd_transforms.h"
 #include "cpu/kernels/winograd.h"
 #include "cpu/kernels/pack.h"
 #include "cpu/kernels/math.h"
@@ -11,9 +12,10 @@
 #include "cpu/kernels/norm.h"
 #include "cpu/kernels/norm_backward.h"
 #include "cpu/kernels/attention.h"
+#include "cpu/kernels/attention_backward.h"
 #include "cpu/kernels/elementwise_backward.h"
 #include "cpu/kernels/training.h"
-#include "cpu/kernels/attention_backward.h"
+#include "cpu/kernels/products_backward.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -22,9 +24,8 @@ constexpr CpuKernels kTable = {
     {1, Product<bf16>::widens ? 1 : 2},
     {gemm<float>, gemm<bf16>},
     {gemm_int8<float>, gemm_int8<bf16>},
-    {winograd_input<float>, winograd_input<bf16>},
-    {winograd_multiply<float>, winograd_multiply<bf16>},
-    {winograd_output<float>, winograd_output<bf16>},
+    {winograd_kernels<float, 4>(), winograd_kernels<float, 8>(), winograd_kernels<bf16, 2>(),
+     winograd_kernels<bf16, 4>()},
     {pack<float>, pack<bf16>},
     {unpack<float>, unpack<bf16>},
     {attention_pack<float>, attention_pack<bf16>},
@@ -42,8 +43,9 @@ constexpr CpuKernels kTable = {
      {convert<f16, float>, convert<f16, bf16>, convert<f16, f16>}},
     {all_finite<float>, all_finite<bf16>, all_finite<f16>},
     {average4<float>, average4<bf16>},
-    kElementwiseBackward,
-    kTraining,
     kNormBackward,
     kAttentionBackward,
+    kElementwiseBackward,
+    kTraining,
+    kProductsBackward,
 };

@@ -238,7 +238,7 @@ void query_gradient(const AttentionBackwardProblem& g, const AttentionBackwardMe
   for (int64_t i = 0; i < queries; i++) {
     T* out = static_cast<T*>(g.dq.into) + (first + i) * g.dq.stride;
     for_vectors(g.width, [&](int64_t c, int n) DF_LAMBDA_INLINE {
-      store_gradient(out + c, load_some(m.dq + i * g.width + c, n) * set1(g.scale), n, g.dq.add != 0);
+      store_gradient(out + c, g.dq.add, load_some(m.dq + i * g.width + c, n) * set1(g.scale), n);
     });
   }
 }
@@ -255,7 +255,7 @@ void store_tokens(const AttentionBackwardProblem& g, const HeadGradient* gradien
     const bool ignored = is_ignored(g, t);
     for_vectors(g.width, [&](int64_t c, int n) DF_LAMBDA_INLINE {
       const Vec v = ignored ? set1(0) : load_some(sums + t * columns + c, n) * set1(scale);
-      store_gradient(out + c, v, n, gradient.add != 0);
+      store_gradient(out + c, gradient.add, v, n);
     });
   }
 }

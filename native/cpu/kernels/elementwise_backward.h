@@ -1,11 +1,6 @@
 // Gradients of the elementwise kernels over n contiguous values.
 #pragma once
 
-/// Writes a gradient, or adds it to what is there.
-template <class T> DF_INLINE void store_gradient(T* p, int add, Vec v, int n) {
-  store_some(p, add ? load_some(p, n) + v : v, n);
-}
-
 template <class T, int KIND>
 void activation_backward_of(T* dx, int add, const T* dy, const T* x, int64_t n) {
   for_vectors(n, [&](int64_t i, int m) DF_LAMBDA_INLINE {

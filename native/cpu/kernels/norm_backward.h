@@ -1,7 +1,7 @@
 // Backward of group, layer and RMS normalisation.
 #pragma once
 
-/// A block of up to WIDTH vectors of channels: the gradient g before the activation, and x - mean.
+/// The gradient g before the activation, and x - mean.
 template <class T, int KIND>
 DF_INLINE Vec gradient_before(const T* dy, const T* x, int n, Vec mean, Vec a, Vec b, Vec& centred) {
   centred = load_some(x, n) - mean;
@@ -67,7 +67,7 @@ void gradient_moments(const void* dy, int64_t dy_stride, const void* x, int64_t 
 }
 
 template <class T, int KIND>
-void normalize_backward_rows(T* dx, int64_t dx_stride, bool add, const T* dy, int64_t dy_stride, const T* x,
+void normalize_backward_rows(T* dx, int64_t dx_stride, int add, const T* dy, int64_t dy_stride, const T* x,
                              int64_t x_stride, int64_t pixels, int64_t channels, const float* factors) {
   const float *mean = factors, *a = mean + channels, *b = a + channels, *slope = b + channels,
               *offset = slope + channels;
@@ -81,12 +81,12 @@ void normalize_backward_rows(T* dx, int64_t dx_stride, bool add, const T* dy, in
     int64_t c = 0;
     for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {  // two vectors: their polynomial chains overlap
       const Vec v0 = part(c, kLanes), v1 = part(c + kLanes, kLanes);
-      store_gradient(dx + c, v0, kLanes, add);
-      store_gradient(dx + c + kLanes, v1, kLanes, add);
+      store_gradient(dx + c, add, v0, kLanes);
+      store_gradient(dx + c + kLanes, add, v1, kLanes);
     }
     for (; c < channels; c += kLanes) {
       const int n = int(smaller<int64_t>(kLanes, channels - c));
-      store_gradient(dx + c, part(c, n), n, add);
+      store_gradient(dx + c, add, part(c, n), n);
     }
   }
 }
@@ -97,7 +97,7 @@ void normalize_backward(void* dx, int64_t dx_stride, int add, const void* dy, in
   T* out = static_cast<T*>(dx);
   const T *d = static_cast<const T*>(dy), *v = static_cast<const T*>(x);
   with_activation(kind, [&](auto k) DF_LAMBDA_INLINE {
-    normalize_backward_rows<T, k.value>(out, dx_stride, add != 0, d, dy_stride, v, x_stride, pixels, channels, factors);
+    normalize_backward_rows<T, k.value>(out, dx_stride, add, d, dy_stride, v, x_stride, pixels, channels, factors);
   });
 }
 
@@ -134,7 +134,7 @@ template <class T, bool CENTRED> void row_norm_backward(const RowNormBackward* p
         const Vec xhat = row.normalized(load_some(x + i, m));
         const Vec d = load_some(dy + i, m) * load_some(g.gamma + i, m);
         const Vec v = CENTRED ? (d - mean) - xhat * slope : d - xhat * slope;
-        store_gradient(dx + i, v * row.inverse, m, g.add != 0);
+        store_gradient(dx + i, g.add, v * row.inverse, m);
       });
     }
     if (dgamma)

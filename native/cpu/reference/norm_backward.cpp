@@ -8,13 +8,8 @@
 namespace df {
 namespace {
 
-/// What the backward pass of one row or group needs: x̂ = (x - mean) * inverse.
-struct Moments {
-  double mean, inverse;
-};
-
 /// With x̂ = (x - mean) * inverse and d = dL/dx̂: dL/dx = inverse * (d - mean(d) - x̂ * mean(d * x̂)); a norm that does
-/// not subtract the mean lacks mean(d). `d` and `xhat` have n values; dx takes the place of d.
+/// not subtract the mean lacks mean(d). dx takes the place of d.
 void through_statistics(std::vector<double>& d, const std::vector<double>& xhat, double inverse, bool centred) {
   const size_t n = d.size();
   double sum = 0, product = 0;
