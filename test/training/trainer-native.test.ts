@@ -104,7 +104,7 @@ describe('a trainer', () => {
     const file = path.join(folder, 'diffusion_pytorch_model.safetensors');
     await addon.trainerSave(trainer, file, 'unet', 'f32', []);
     expect([...readSafetensors(file).keys()].sort()).toEqual([...readSafetensors(unetFile('tiny-if-I')).keys()].sort());
-    const loaded = await addon.unetCreate(await unetConfig('tiny-if-I'), 'f32', DEVICE, false);
+    const loaded = await addon.unetCreate(await unetConfig('tiny-if-I'), 'f32', DEVICE, 'default');
     await addon.unetLoad(loaded, [file]);
     const copy = await addon.trainerUnet(trainer, 'f32', false);
     const [a, b] = await Promise.all([loaded, copy].map(async (unet) => {
