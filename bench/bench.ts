@@ -136,7 +136,8 @@ async function training(): Promise<Measurement> {
     config: values.config ?? stop('--config is missing'), dtype, device, batch, size: values.size ? positive(values.size, '--size') : undefined,
     precision, checkpointing: values.checkpointing, ema: values.ema,
   });
-  return { what, seconds: await timed(step), flop: flop() };
+  const times = await timed(step);
+  return { what, ...times, flop: flop() };
 }
 
 function shape(count: number): number[] {
