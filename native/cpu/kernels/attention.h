@@ -75,18 +75,22 @@ DF_INLINE void adjust_scores(float* s, int64_t n, float scale, const float* bias
 
 /// exp(s * scale - max) into weights, n a multiple of 2 * kLanes; returns the sum. A NaN score makes the sum NaN.
 template <class T> DF_INLINE float softmax_weights(T* weights, const float* s, int64_t n, float scale) {
-  const Vec f = set1(scale);
+  constexpr bool coarse = sizeof(T) < sizeof(float);
+  const Vec f = set1(coarse ? scale * 1.44269504f : scale);
   Vec m0 = set1(-__builtin_inff()), m1 = m0;
   for (int64_t i = 0; i < n; i += 2 * kLanes) {
     m0 = maximum(m0, load(s + i) * f);
     m1 = maximum(m1, load(s + i + kLanes) * f);
   }
   const Vec top = set1(largest(maximum(m0, m1))), lowest = set1(-87.f);  // below: denormal, taken as zero
+  const auto weight = [&](Vec v) DF_LAMBDA_INLINE {
+    const Vec x = v * f - top;
+    if constexpr (coarse) return coarse_power_of_two(x);
+    else return select(less(x, lowest), set1(0), exponential(x));
+  };
   Vec s0 = set1(0), s1 = s0;
   for (int64_t i = 0; i < n; i += 2 * kLanes) {
-    const Vec x0 = load(s + i) * f - top, x1 = load(s + i + kLanes) * f - top;
-    const Vec e0 = select(less(x0, lowest), set1(0), exponential(x0));
-    const Vec e1 = select(less(x1, lowest), set1(0), exponential(x1));
+    const Vec e0 = weight(load(s + i)), e1 = weight(load(s + i + kLanes));
     s0 = s0 + e0;
     s1 = s1 + e1;
     store(weights + i, e0);

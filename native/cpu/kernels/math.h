@@ -19,6 +19,18 @@ DF_INLINE Vec exponential(Vec x, Vec low) {
 }
 DF_INLINE Vec exponential(Vec x) { return exponential(x, set1(0)); }
 
+/// 2^x for what is rounded to bfloat16 next: relative error 2.7e-6 (degree 4 fitted on ±1/2). Zero below -149.
+DF_INLINE Vec coarse_power_of_two(Vec x) {
+  x = maximum(set1(-160.f), x);
+  const Vec n = round_to_integer(x), r = x - n;
+  Vec p = set1(9.57010143e-3f);
+  p = fma(p, r, set1(5.59178603e-2f));
+  p = fma(p, r, set1(2.40247448e-1f));
+  p = fma(p, r, set1(6.93121815e-1f));
+  p = fma(p, r, set1(9.99999261e-1f));
+  return scale_by_power(p, n);
+}
+
 /// Φ(-|x|) = gaussian * tail, gaussian = exp(-x²/2), with a small relative error of both.
 struct NormalTail {
   Vec magnitude;  // |x|, at most 14
