@@ -105,6 +105,8 @@ class CpuBackend : public ReferenceBackend {
   }
   int64_t panels(int64_t columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
   void check_layout(const char* op, const Weight& w) const;
+  /// With the kernel and device of `plain`, values not yet written.
+  Weight empty_weight(const Tensor& plain, int64_t out, int64_t in, DType dtype);
   void unpack_int8(Tensor& plain, const Weight& w) const;
   void set_operands(GemmProblem& g, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   void multiply(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;

@@ -3,6 +3,12 @@
 #include "cpu/cpu_backend.h"
 
 namespace df {
+namespace {
+
+// Outputs of one item of pack_transposed: rows that are read in step, runs of some KiB that are written.
+constexpr int64_t kTransposedRows = 16;
+
+}  // namespace
 
 size_t CpuBackend::packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) {
   return size_t(panels(out) * kernels_.panel * kernel_h * kernel_w * padded(in, dtype)) * dtype_size(dtype);
@@ -14,19 +20,24 @@ void CpuBackend::check_layout(const char* op, const Weight& w) const {
          layout(w.dtype), name_, w.layout);
 }
 
-Weight CpuBackend::pack(const Tensor& plain, DType dtype) {
+Weight CpuBackend::empty_weight(const Tensor& plain, int64_t out, int64_t in, DType dtype) {
   const bool convolution = plain.shape().rank() == 4;
   Weight w;
-  w.out = plain.dim(0);
+  w.out = out;
   w.kernel_h = convolution ? plain.dim(1) : 1;
   w.kernel_w = convolution ? plain.dim(2) : 1;
-  w.in = plain.dim(-1);
+  w.in = in;
   w.dtype = dtype;
   w.layout = layout(dtype);
   const size_t bytes = packed_bytes(w.out, w.kernel_h, w.kernel_w, w.in, dtype);
   w.data = Tensor::empty({int64_t(bytes / dtype_size(dtype))}, dtype, plain.device());
+  return w;
+}
+
+Weight CpuBackend::pack(const Tensor& plain, DType dtype) {
+  Weight w = empty_weight(plain, plain.dim(0), plain.dim(-1), dtype);
   const int64_t taps = w.kernel_h * w.kernel_w, count = panels(w.out), width = kernels_.panel;
-  const size_t block = bytes / size_t(count * taps);
+  const size_t block = w.data.bytes() / size_t(count * taps);
   parallel_for(count * taps, [&](int64_t item, int) {
     const int64_t first = item / taps * width, tap = item % taps;
     const int rows = int(first + width <= w.out ? width : w.out - first);
@@ -38,7 +49,13 @@ Weight CpuBackend::pack(const Tensor& plain, DType dtype) {
 }
 
 Weight CpuBackend::pack_transposed(const Tensor& plain, DType dtype) {
-  return pack(ReferenceBackend::pack_transposed(plain, plain.dtype()).data, dtype);
+  Weight w = empty_weight(plain, plain.dim(-1), plain.dim(0), dtype);
+  const TransposedPack p{plain.raw(), int(plain.dtype()), plain.row_stride(), w.in, w.kernel_h * w.kernel_w, w.out,
+                         w.data.raw()};
+  parallel_ranges(p.out, kTransposedRows, [&](int64_t begin, int64_t end) {
+    kernels_.products_backward.pack_transposed[int(dtype)](&p, begin, end);
+  });
+  return w;
 }
 
 void CpuBackend::unpack(Tensor& plain, const Weight& w) {

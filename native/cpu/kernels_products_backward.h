@@ -22,7 +22,19 @@ struct WeightGradientProblem {
   int64_t block_rows;       ///< rows of an image in one K block
 };
 
+/// A plain weight (out, taps, in) packed with taps mirrored and out and in exchanged.
+struct TransposedPack {
+  const void* plain;
+  int type;                 ///< DType of plain
+  int64_t row_step;         ///< elements between its rows of `in`
+  int64_t out, taps, in;
+  void* packed;             ///< [panel of in][tap][out / unit][panel width][unit]
+};
+
 struct ProductsBackwardKernels {
+  /// Outputs [begin, end), `begin` a multiple of the unit of what is packed.
+  void (*pack_transposed[2])(const TransposedPack*, int64_t begin, int64_t end);
+
   int unit[2];              ///< values of a packed operand side by side, per type
   int value_size[2];        ///< bytes of one
 

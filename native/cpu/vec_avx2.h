@@ -47,6 +47,30 @@ DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
   _mm256_storeu_si256((__m256i*)p, _mm256_or_si256(_mm256_cvtepu16_epi32(narrow_bf16(first)), high));
 }
 
+/// The bits of 2 · kLanes values in their order, rounded.
+DF_INLINE Vec narrow_both(Vec low, Vec high) {
+  return _mm256_castsi256_ps(_mm256_set_m128i(narrow_bf16(high), narrow_bf16(low)));
+}
+/// Lane j of v[i] ↔ lane i of v[j].
+DF_INLINE void transpose(Vec (&v)[kLanes]) {
+  Vec t[kLanes];
+  for (int i = 0; i < kLanes; i += 2) {
+    t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < kLanes; i += 4) {  // v[i + c]: columns c and c + 4 of rows i … i + 3
+    v[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    v[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    v[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    v[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int c = 0; c < 4; c++) {
+    t[c] = _mm256_permute2f128_ps(v[c], v[c + 4], 0x20);
+    t[c + 4] = _mm256_permute2f128_ps(v[c], v[c + 4], 0x31);
+  }
+  for (int i = 0; i < kLanes; i++) v[i] = t[i];
+}
+
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 /// a * b, rounded: the compiler cannot see it and fuse it with an addition.
 DF_INLINE Vec rounded_product(Vec a, Vec b) {

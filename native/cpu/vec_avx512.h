@@ -54,6 +54,41 @@ DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
 #endif
 }
 
+/// The bits of 2 · kLanes values in their order, rounded.
+DF_INLINE Vec narrow_both(Vec low, Vec high) {
+#ifdef __AVX512BF16__
+  return _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(high, low));
+#else
+  return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(narrow_bf16(low)), narrow_bf16(high), 1));
+#endif
+}
+/// Lane j of v[i] ↔ lane i of v[j].
+DF_INLINE void transpose(Vec (&v)[kLanes]) {
+  Vec t[kLanes];
+  for (int i = 0; i < kLanes; i += 2) {
+    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < kLanes; i += 4) {  // v[i + c]: column c of every group of four, of rows i … i + 3
+    v[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+    v[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+    v[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+    v[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+  }
+  for (int c = 0; c < 4; c++) {  // t[2c …]: groups 0 and 2, 1 and 3 of rows 0 … 7, then of rows 8 … 15
+    t[4 * c] = _mm512_shuffle_f32x4(v[c], v[c + 4], 0x88);
+    t[4 * c + 1] = _mm512_shuffle_f32x4(v[c], v[c + 4], 0xdd);
+    t[4 * c + 2] = _mm512_shuffle_f32x4(v[c + 8], v[c + 12], 0x88);
+    t[4 * c + 3] = _mm512_shuffle_f32x4(v[c + 8], v[c + 12], 0xdd);
+  }
+  for (int c = 0; c < 4; c++) {
+    v[c] = _mm512_shuffle_f32x4(t[4 * c], t[4 * c + 2], 0x88);
+    v[c + 8] = _mm512_shuffle_f32x4(t[4 * c], t[4 * c + 2], 0xdd);
+    v[c + 4] = _mm512_shuffle_f32x4(t[4 * c + 1], t[4 * c + 3], 0x88);
+    v[c + 12] = _mm512_shuffle_f32x4(t[4 * c + 1], t[4 * c + 3], 0xdd);
+  }
+}
+
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 /// a * b, rounded: the compiler cannot see it and fuse it with an addition.
 DF_INLINE Vec rounded_product(Vec a, Vec b) {

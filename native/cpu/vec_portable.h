@@ -78,6 +78,23 @@ DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
   for (int i = 0; i < kLanes; i++) p[2 * i] = lanes[0][i], p[2 * i + 1] = lanes[1][i];
 }
 
+/// The bits of 2 · kLanes values in their order, rounded.
+DF_INLINE Vec narrow_both(Vec low, Vec high) {
+  bf16 both[2 * kLanes];
+  store(both, low);
+  store(both + kLanes, high);
+  return read<Vec>(both);
+}
+/// Lane j of v[i] ↔ lane i of v[j].
+DF_INLINE void transpose(Vec (&v)[kLanes]) {
+  for (int i = 0; i < kLanes; i++)
+    for (int j = 0; j < i; j++) {
+      const float t = v[i][j];
+      v[i][j] = v[j][i];
+      v[j][i] = t;
+    }
+}
+
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 /// a * b, rounded: the compiler cannot see it and fuse it with an addition.
 DF_INLINE Vec rounded_product(Vec a, Vec b) {

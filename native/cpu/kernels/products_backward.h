@@ -325,6 +325,7 @@ void column_sums(float* sums, const void* x, int64_t stride, int64_t rows, int64
 }
 
 constexpr ProductsBackwardKernels kProductsBackward = {
+    {pack_transposed<float>, pack_transposed<bf16>},
     {Product<GradientOperand<float>::Type>::unit, Product<GradientOperand<bf16>::Type>::unit},
     {int(sizeof(GradientOperand<float>::Type)), int(sizeof(GradientOperand<bf16>::Type))},
     {pack_gradient_x<float>, pack_gradient_x<bf16>},
