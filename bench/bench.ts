@@ -12,14 +12,16 @@ import { Tensor } from '../lib/tensor.js';
 import { PROMPT_TOKENS } from '../lib/text/prompt-embeddings.js';
 import { findWeights } from '../lib/weights/folder.js';
 import { componentConfig, namedConfig } from './configs.js';
+import { trainStep } from './train-step.js';
 
 const USAGE = `usage: npm run bench -- KIND [options]
   unet-step  --config IF-I-M|IF-I-L|IF-I-XL|IF-II-L|DIR   one forward pass; --batch N (2) --size PX (trained size)
   t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2); --layers N: the first ones
              a pipeline folder DIR: its weights, with load_s, the seconds to load them
+  train-step --config IF-I-M|…|DIR                         one optimizer step from random weights; --batch N --size PX --checkpointing --ema
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
-  --exact | --fast   convolutions as direct sums, or in their fastest form (unet-step, conv)
+  --exact | --fast   convolutions as direct sums, or in their fastest form (unet-step, train-step, conv)
   --dtype f32|bf16 (bf16); t5 and gemm: int8, weights only, multiplied in bf16
   --threads N (0 = all cores)  --runs N (5)  --json`;
 
@@ -36,7 +38,7 @@ const { positionals, values } = parseArgs({
     config: { type: 'string' }, dtype: { type: 'string', default: 'bf16' }, batch: { type: 'string', default: '2' },
     size: { type: 'string' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
     shape: { type: 'string' }, layers: { type: 'string' }, json: { type: 'boolean', default: false },
-    exact: { type: 'boolean', default: false }, fast: { type: 'boolean', default: false },
+    exact: { type: 'boolean', default: false }, fast: { type: 'boolean', default: false }, checkpointing: { type: 'boolean', default: false }, ema: { type: 'boolean', default: false },
   },
 });
 const kind = positionals[0];
@@ -129,6 +131,14 @@ async function t5(): Promise<Measurement> {
   return { what: { config: name, layers: parsed.numLayers, batch, tokens: PROMPT_TOKENS, ...encoder.info, ...facts, plannedBytes: plan.weightBytes + plan.activationBytes }, ...times, flop: plan.flops };
 }
 
+async function training(): Promise<Measurement> {
+  const { what, step, flop } = await trainStep({
+    config: values.config ?? stop('--config is missing'), dtype, device, batch, size: values.size ? positive(values.size, '--size') : undefined,
+    precision, checkpointing: values.checkpointing, ema: values.ema,
+  });
+  return { what, seconds: await timed(step), flop: flop() };
+}
+
 function shape(count: number): number[] {
   const numbers = (values.shape ?? stop('--shape is missing')).split(',').map((part) => positive(part, '--shape'));
   return numbers.length === count ? numbers : stop(`--shape: expected ${count} numbers`);
@@ -144,7 +154,7 @@ async function conv(): Promise<Measurement> {
   return { what: { batch: b, size: px, in: cin, out: cout, precision }, seconds: await addon.benchConv(b, px, cin, cout, dtype, precision, runs), flop: 2 * b * px * px * 9 * cin * cout };
 }
 
-const kinds: Record<string, () => Promise<Measurement>> = { 'unet-step': unetStep, t5, gemm, conv };
+const kinds: Record<string, () => Promise<Measurement>> = { 'unet-step': unetStep, 'train-step': training, t5, gemm, conv };
 const measure = Object.hasOwn(kinds, kind!) ? kinds[kind!]! : stop(`unknown measurement "${kind}"`);
 const { what, seconds, flop, pageFaults } = await measure();
 const result = {

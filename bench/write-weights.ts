@@ -1,13 +1,13 @@
 // Writes a pipeline folder with random weights, to measure loading and memory with models whose weights are gated:
 // `npm run bench:weights -- --config IF-I-XL --out DIR`.
-import { cp, mkdir } from 'node:fs/promises';
+import { cp } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { addon, type DType } from '../lib/addon.js';
 import { IFError } from '../lib/errors.js';
-import { writeFileAtomic } from '../lib/files.js';
 import { parseT5Config, parseUNetConfig } from '../lib/models/config.js';
+import { denoisingScheduler, imageNoisingScheduler, pipelineIndex, writeJson } from '../lib/weights/pipeline-files.js';
 import { componentConfig, namedConfig } from './configs.js';
 
 const USAGE = `usage: npm run bench:weights -- --config NAME|DIR --out DIR [--dtype bf16|f16|f32] [--shard-gb 5]
@@ -16,18 +16,7 @@ const USAGE = `usage: npm run bench:weights -- --config NAME|DIR --out DIR [--dt
 
 const IF_TOKENIZER = fileURLToPath(new URL('../models/if-emoji/tokenizer', import.meta.url));
 
-// The scheduler_config.json of DeepFloyd/IF-I-XL-v1.0; of IF-II-L-v1.0 with sample_max_value 1. The low-resolution
-// picture is noised by a plain DDPMScheduler on the same betas.
-const NOISE = { _class_name: 'DDPMScheduler', beta_end: 0.02, beta_schedule: 'squaredcos_cap_v2', beta_start: 0.0001, clip_sample: true, clip_sample_range: 1, num_train_timesteps: 1000, prediction_type: 'epsilon', trained_betas: null };
-const IMAGE_NOISING = { ...NOISE, dynamic_thresholding_ratio: 0.995, sample_max_value: 1, thresholding: false, variance_type: 'fixed_small' };
-const denoising = (sampleMaxValue: number): object => ({ ...NOISE, dynamic_thresholding_ratio: 0.95, sample_max_value: sampleMaxValue, thresholding: true, variance_type: 'learned_range' });
-
 type FileDType = DType | 'f16';
-
-async function writeJson(file: string, value: unknown): Promise<void> {
-  await mkdir(path.dirname(file), { recursive: true });
-  await writeFileAtomic(file, `${JSON.stringify(value, null, 2)}\n`);
-}
 
 /** One component: config.json, the tensors, and the index of their files when there are several. */
 async function writeComponent(dir: string, config: unknown, kind: 'unet' | 't5', dtype: FileDType, shardBytes: number): Promise<void> {
@@ -55,18 +44,13 @@ async function writeTextEncoder(name: string, out: string, dtype: FileDType, sha
 async function writePipeline(name: string, out: string, dtype: FileDType, shardBytes: number): Promise<void> {
   if (namedConfig(name)?.['model_type'] === 't5') return writeTextEncoder(name, out, dtype, shardBytes);
   const unet = await componentConfig(name, 'unet');
-  const upscales = parseUNetConfig(unet, name).classEmbedType === 'timestep';
+  const kind = parseUNetConfig(unet, name).classEmbedType === 'timestep' ? 'super_resolution' : 'base';
   await writeComponent(path.join(out, 'unet'), unet, 'unet', dtype, shardBytes);
-  await writeJson(path.join(out, 'scheduler', 'scheduler_config.json'), denoising(upscales ? 1 : 1.5));
-  if (upscales) await writeJson(path.join(out, 'image_noising_scheduler', 'scheduler_config.json'), IMAGE_NOISING);
-  else await writeTextEncoder(name, out, dtype, shardBytes);
+  await writeJson(path.join(out, 'scheduler', 'scheduler_config.json'), denoisingScheduler(kind));
+  if (kind === 'base') await writeTextEncoder(name, out, dtype, shardBytes);
+  else await writeJson(path.join(out, 'image_noising_scheduler', 'scheduler_config.json'), imageNoisingScheduler());
   // last: a folder without it is not taken for a pipeline
-  await writeJson(path.join(out, 'model_index.json'), {
-    _class_name: upscales ? 'IFSuperResolutionPipeline' : 'IFPipeline',
-    unet: ['diffusers', 'UNet2DConditionModel'],
-    scheduler: ['diffusers', 'DDPMScheduler'],
-    ...(upscales ? { image_noising_scheduler: ['diffusers', 'DDPMScheduler'] } : { text_encoder: ['transformers', 'T5EncoderModel'], tokenizer: ['transformers', 'T5Tokenizer'] }),
-  });
+  await writeJson(path.join(out, 'model_index.json'), pipelineIndex(kind, kind === 'base'));
 }
 
 function stop(message: string): never {

@@ -14,6 +14,7 @@ export type UNetHandle = Handle<'UNet'>;
 export type T5Handle = Handle<'T5Encoder'>;
 export type ConditioningHandle = Handle<'Conditioning'>;
 export type TrainerHandle = Handle<'Trainer'>;
+export type SafetensorsWriterHandle = Handle<'SafetensorsWriter'>;
 export type CancelToken = Handle<'CancelToken'>;
 
 /** Arithmetic type of a model. float16 is a storage format on the CPU. */
@@ -27,6 +28,9 @@ export type T5DType = DType | 'int8';
  */
 export const PRECISIONS = ['exact', 'default', 'fast'] as const;
 export type Precision = (typeof PRECISIONS)[number];
+
+/** Box, triangle, Keys' cubic with a = −1/2, Lanczos with three lobes. */
+export type ResizeFilter = 'box' | 'bilinear' | 'bicubic' | 'lanczos';
 
 export interface TensorInfo {
   shape: number[];
@@ -143,7 +147,7 @@ export interface Addon {
 
   cancelToken(): CancelToken;
   cancel(token: CancelToken): void;
-  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle | TrainerHandle): void;
+  dispose(value: TensorHandle | GeneratorHandle | UNetHandle | T5Handle | ConditioningHandle | TrainerHandle | SafetensorsWriterHandle): void;
 
   tensorFromFloat32(data: Float32Array, shape: number[], device: string): TensorHandle;
   tensorToFloat32(tensor: TensorHandle, cancel?: CancelToken | null): Promise<Float32Array>;
@@ -163,6 +167,16 @@ export interface Addon {
   safetensorsSave(path: string, names: string[], tensors: TensorHandle[], dtype: DType, metadata: [string, string][], cancel?: CancelToken | null): Promise<void>;
   /** Every tensor of a file, as float32. */
   safetensorsLoad(path: string, cancel?: CancelToken | null): Promise<Record<string, TensorHandle>>;
+  /** The header of a file: types as it writes them (`F32`), begin and end as positions in the file. */
+  safetensorsInfo(path: string, cancel?: CancelToken | null): Promise<{
+    tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
+    metadata: Record<string, string>;
+  }>;
+  /** A file that is written tensor by tensor and appears under its name with the commit; disposed before, it leaves nothing. */
+  safetensorsWriter(path: string, tensors: { name: string; dtype: TensorInfo['dtype']; shape: readonly number[] }[], metadata: [string, string][], cancel?: CancelToken | null): Promise<SafetensorsWriterHandle>;
+  /** Dense little-endian elements of `dtype`; floating types are converted into the declared one. */
+  safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], cancel?: CancelToken | null): Promise<void>;
+  safetensorsCommit(writer: SafetensorsWriterHandle, cancel?: CancelToken | null): Promise<void>;
 
   unetCreate(config: string, dtype: DType, device: string, precision: Precision): Promise<UNetHandle>;
   unetLoad(unet: UNetHandle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
@@ -220,9 +234,10 @@ export interface Addon {
 
   /**
    * Antialiased resize of interleaved 8-bit pixels as Pillow's Image.resize computes it (separable, support scaled by the
-   * reduction); synchronous, for worker threads.
+   * reduction), on a thread of its own: it waits behind no device. The pixels must be neither changed nor transferred
+   * before it ends.
    */
-  resizePixels(pixels: Uint8Array, width: number, height: number, channels: number, newWidth: number, newHeight: number, filter: 'box' | 'bilinear' | 'bicubic' | 'lanczos'): Uint8Array;
+  resizePixels(pixels: Uint8Array, width: number, height: number, channels: number, newWidth: number, newHeight: number, filter: ResizeFilter): Promise<Uint8Array>;
 
   /** One sampler step of a batch; cond with twice the pictures' texts (unconditional first) means guidance. */
   denoiseStep(input: {
@@ -238,7 +253,7 @@ export interface Addon {
   }, cancel?: CancelToken | null): Promise<{ x: TensorHandle; x0: TensorHandle; flops: number }>;
 }
 
-const ABI = 2;
+const ABI = 3;
 
 function loadAddon(): Addon {
   const require = createRequire(import.meta.url);

@@ -9,13 +9,14 @@
  * - `WEIGHTS`           missing, unexpected or misshapen tensors (the message lists all of them), or non-finite weights
  * - `OUT_OF_MEMORY`     the plan does not fit, or an allocation failed
  * - `CANCELLED`         an AbortSignal fired
+ * - `DIVERGED`          training gave values that are not finite, or exploded
  * - `IO`                reading or writing failed (the operating system's reason is in the message)
  * - `NOT_BUILT`         the backend asked for is not in this build or has no device
  * - `INTERNAL`          a bug in this library
  */
 export type ErrorCode =
   | 'INVALID_ARGUMENT' | 'NOT_FOUND' | 'FILE_FORMAT' | 'UNSUPPORTED' | 'WEIGHTS'
-  | 'OUT_OF_MEMORY' | 'CANCELLED' | 'IO' | 'NOT_BUILT' | 'INTERNAL';
+  | 'OUT_OF_MEMORY' | 'CANCELLED' | 'DIVERGED' | 'IO' | 'NOT_BUILT' | 'INTERNAL';
 
 /** Every error that this library throws on purpose. */
 export class IFError extends Error {

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { open, rename, rm, writeFile } from 'node:fs/promises';
+import { open, rename, rm, writeFile, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { IFError } from './errors.js';
 
@@ -33,8 +33,29 @@ export function ioError(operation: string, file: string, error: unknown): unknow
   return new IFError('IO', `${operation} ${file}: ${reason} (${error.code})`, { cause: error });
 }
 
+const LARGEST_READ = 2 ** 30; // Node refuses reads of 2 GiB and more
+
+/**
+ * Reads exactly `length` bytes from `position` of an open file.
+ * @param file its name, for messages
+ * @throws IFError `FILE_FORMAT` when the file ends before, `IO` with the operating system's reason
+ */
+export async function readExactly(handle: FileHandle, position: number, length: number, file: string): Promise<Buffer> {
+  const bytes = Buffer.allocUnsafe(length);
+  let done = 0;
+  while (done < length) {
+    const want = Math.min(LARGEST_READ, length - done);
+    const { bytesRead } = await handle.read(bytes, done, want, position + done).catch((error: unknown) => {
+      throw ioError('reading', file, error);
+    });
+    if (bytesRead === 0) throw new IFError('FILE_FORMAT', `${file}: the file is cut off: expected ${length} bytes at ${position}, got ${done}`);
+    done += bytesRead;
+  }
+  return bytes;
+}
+
 /** A name in the same folder, of a length that does not depend on the file's. */
-function temporaryName(file: string): string {
+export function temporaryName(file: string): string {
   return path.join(path.dirname(file), `.if-${randomBytes(8).toString('hex')}.tmp`);
 }
 

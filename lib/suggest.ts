@@ -28,3 +28,8 @@ export function nearestName(name: string, candidates: readonly string[]): string
   }
   return best;
 }
+
+/** Up to twelve names for a message, and how many more there are. */
+export function firstNames(names: readonly string[]): string {
+  return names.slice(0, 12).join(', ') + (names.length > 12 ? `, and ${names.length - 12} more` : '');
+}

@@ -11,7 +11,7 @@ const NATIVE: Record<string, string[]> = {
   core: [],
   cpu: ['core', 'ops'], // ops: the contract headers backend.h and types.h
   cuda: ['core', 'ops'],
-  autograd: ['core', 'ops'], // ops: types.h
+  autograd: ['core', 'ops'], // ops: types.h, and backend.h to add gradients
   ops: ['core', 'cpu', 'cuda', 'autograd'],
   io: ['core', 'ops'],
   nn: ['core', 'ops', 'io', 'autograd'],
@@ -28,7 +28,7 @@ const LIB: Record<string, string[]> = {
   pipelines: ['.', 'models', 'diffusion', 'text', 'weights'],
   data: ['.', 'models'],
   training: ['.', 'models', 'diffusion', 'text', 'weights', 'pipelines', 'data'],
-  cli: ['.', 'pipelines', 'training'],
+  cli: ['.', 'pipelines', 'training', 'weights'],
 };
 /** Files beside index.ts that every layer may use know no layer themselves, but for a model type. */
 const SHARED_MAY_IMPORT: Record<string, string[]> = { 'index.ts': Object.keys(LIB) };

@@ -20,10 +20,18 @@ export class NoiseSchedule {
   readonly betas: Float32Array;
   /** ᾱ_t = Π_{s ≤ t} (1 − β_s). */
   readonly alphasCumprod: Float32Array;
+  /**
+   * Both tables in float64 without rounding, as deep-floyd/IF keeps them (model/gaussian_diffusion.py): the training
+   * objective is computed from them, because 1 − ᾱ of the float32 table is off by 7e-4 at the first timesteps.
+   */
+  readonly exact: { betas: Float64Array; alphasCumprod: Float64Array };
 
   constructor(config: Pick<DDPMConfig, 'numTrainTimesteps' | 'betaSchedule' | 'betaStart' | 'betaEnd'>) {
     this.numTrainTimesteps = config.numTrainTimesteps;
-    this.betas = BETAS[config.betaSchedule](config.numTrainTimesteps, config.betaStart, config.betaEnd);
+    const betas = BETAS[config.betaSchedule](config.numTrainTimesteps, config.betaStart, config.betaEnd);
+    let exactProduct = 1;
+    this.exact = { betas, alphasCumprod: betas.map((beta) => (exactProduct *= 1 - beta)) };
+    this.betas = Float32Array.from(betas);
     let product = 1;
     this.alphasCumprod = this.betas.map((beta) => (product *= Math.fround(1 - beta)));
   }
@@ -51,19 +59,19 @@ export class NoiseSchedule {
   }
 }
 
-const BETAS: Record<BetaSchedule, (steps: number, start: number, end: number) => Float32Array> = {
+const BETAS: Record<BetaSchedule, (steps: number, start: number, end: number) => Float64Array> = {
   squaredcos_cap_v2: cosineBetas,
   linear: linspace,
   scaled_linear: (steps, start, end) => linspace(steps, Math.sqrt(start), Math.sqrt(end)).map((root) => root * root),
 };
 
 /** β_t = min(1 − ᾱ(t+1)/ᾱ(t), 0.999) with ᾱ(t) = cos²((t/T + 0.008)/1.008 · π/2) (Nichol & Dhariwal 2021, equation 17). */
-function cosineBetas(steps: number): Float32Array {
+function cosineBetas(steps: number): Float64Array {
   const alphaBar = (t: number) => Math.cos(((t / steps + 0.008) / 1.008) * Math.PI / 2) ** 2;
-  return Float32Array.from({ length: steps }, (_, t) => Math.min(1 - alphaBar(t + 1) / alphaBar(t), 0.999));
+  return Float64Array.from({ length: steps }, (_, t) => Math.min(1 - alphaBar(t + 1) / alphaBar(t), 0.999));
 }
 
 /** `steps` values from `start` to `end`, both included. */
-function linspace(steps: number, start: number, end: number): Float32Array {
-  return Float32Array.from({ length: steps }, (_, i) => (steps === 1 ? start : start + ((end - start) * i) / (steps - 1)));
+function linspace(steps: number, start: number, end: number): Float64Array {
+  return Float64Array.from({ length: steps }, (_, i) => (steps === 1 ? start : start + ((end - start) * i) / (steps - 1)));
 }

@@ -90,3 +90,17 @@ export async function readJson(file: string): Promise<unknown> {
   }
   return parseJson(text, file);
 }
+
+/**
+ * The text of a JSON object with some of its values changed. Numbers that were written with a point keep it: transformers
+ * refuses 1 where it expects 1.0.
+ * @param where how messages call the text
+ * @throws IFError `FILE_FORMAT` when it is no JSON object
+ */
+export function changedJson(text: string, where: string, changes: JsonObject): string {
+  const json = parseJson(text, where);
+  if (!isJsonObject(json)) throw new IFError('FILE_FORMAT', `${where}: expected a JSON object, got ${describeJson(json)}`);
+  const floats = new Set([...text.matchAll(/"(\w+)"\s*:\s*-?\d+\.\d/g)].map(([, key]) => key));
+  const written = JSON.stringify({ ...json, ...changes }, null, 2);
+  return `${written.replace(/^( {2}"(\w+)": -?\d+)(,?)$/gm, (line, head: string, key: string, comma: string) => (floats.has(key) ? `${head}.0${comma}` : line))}\n`;
+}

@@ -37,6 +37,11 @@ export class T5Encoder {
     return t5;
   }
 
+  /** Takes over an encoder that the engine made, e.g. a copy of one in training. */
+  static fromHandle(handle: T5Handle, config: T5Config): T5Encoder {
+    return new T5Encoder(handle, config);
+  }
+
   /** An encoder with random weights, for benchmarks. */
   static async random(config: T5Config, options: T5LoadOptions): Promise<T5Encoder> {
     const t5 = await T5Encoder.create(config, options);

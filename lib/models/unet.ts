@@ -41,6 +41,11 @@ export class UNet {
     return unet;
   }
 
+  /** Takes over a network that the engine made, e.g. a copy of one in training. */
+  static fromHandle(handle: UNetHandle, config: UNetConfig, device: string): UNet {
+    return new UNet(handle, config, device);
+  }
+
   /** A network with random weights, for benchmarks. */
   static async random(config: UNetConfig, options: UNetOptions): Promise<UNet> {
     const unet = await UNet.create(config, options);

@@ -1,21 +1,19 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { addon, PRECISIONS, type DType, type Precision, type T5DType } from '../addon.js';
 import { resolveDevice, setThreads } from '../device.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
-import { parseT5Config, readJson } from '../models/config.js';
 import { t5Arithmetic } from '../models/t5-encoder.js';
 import { defaultCacheDir, encodePrompts, PROMPT_TOKENS, type PromptEmbedding, type TextEncoderFiles } from '../text/prompt-embeddings.js';
-import { T5Tokenizer } from '../text/t5-tokenizer.js';
 import { Tensor, type Images } from '../tensor.js';
 import { nearestName } from '../suggest.js';
-import { findWeights } from '../weights/folder.js';
+import { EMBEDDED_FOLDER } from './embedded.js';
 import { checkPlan, planCascade, type CascadePlan } from './memory-plan.js';
 import type { OnProgress } from './progress.js';
 import { sampleDefaults, type SampleDefaults } from './sample-defaults.js';
 import { Stage, type StageSettings } from './stage.js';
+import { openTextEncoder } from './text-encoder.js';
 
 export interface CascadeOptions {
   /** Pipeline folders, finest last. Left out: the embedded `if-emoji` with all its stages. stage2 and stage3 need stage1. */
@@ -106,7 +104,7 @@ export class Cascade {
         throw new IFError('INVALID_ARGUMENT', `stage${i + 1}: ${stage.folder.dir} is ${stage.upscales ? 'an upscaling stage; give it as stage2 or stage3' : 'a stage I; give it as stage1'}`);
       }
     });
-    const textEncoder = await openTextEncoder(stages[0]!, options.variant);
+    const textEncoder = await openTextEncoder(stages[0]!.folder, 'stage1', options.variant ? { variant: options.variant } : {});
     stages.forEach((stage, i) => {
       if (stage.config.encoderHidDim !== textEncoder.config.dModel) {
         throw new IFError('INVALID_ARGUMENT', `stage${i + 1}: ${stage.folder.dir} was trained on text of width ${stage.config.encoderHidDim}, the text encoder of stage1 gives ${textEncoder.config.dModel}`);
@@ -249,9 +247,8 @@ function checkOptions(call: string, options: unknown, known: Record<string, read
 
 /** The cascade that comes with the package: stage I in models/if-emoji, later stages in its folders stage2 and stage3. */
 function embeddedCascade(): string[] {
-  const root = fileURLToPath(new URL('../../models/if-emoji', import.meta.url));
-  const later = ['stage2', 'stage3'].map((name) => path.join(root, name));
-  return [root, ...later.filter((dir) => existsSync(dir))];
+  const later = ['stage2', 'stage3'].map((name) => path.join(EMBEDDED_FOLDER, name));
+  return [EMBEDDED_FOLDER, ...later.filter((dir) => existsSync(dir))];
 }
 
 function stageFolders(options: CascadeOptions): string[] {
@@ -260,14 +257,6 @@ function stageFolders(options: CascadeOptions): string[] {
   if (stage3 !== undefined && stage2 === undefined) throw new IFError('INVALID_ARGUMENT', 'stage2: expected a folder when stage3 is given');
   if (stage1 === undefined) return embeddedCascade();
   return [stage1, stage2, stage3].filter((dir): dir is string => dir !== undefined);
-}
-
-async function openTextEncoder(stage: Stage, variant?: 'fp16' | 'bf16'): Promise<TextEncoderFiles> {
-  const { textEncoder, tokenizer, dir } = stage.folder;
-  if (!textEncoder || !tokenizer) throw new IFError('NOT_FOUND', `stage1: ${dir} has no ${textEncoder ? 'tokenizer' : 'text_encoder'} folder; stage I brings the text encoder`);
-  const configFile = path.join(textEncoder, 'config.json');
-  const { files } = await findWeights(textEncoder, 'text_encoder', variant ? { variant } : {});
-  return { config: parseT5Config(await readJson(configFile), configFile), files, tokenizer: await T5Tokenizer.load(tokenizer) };
 }
 
 /** The ratio of the sizes that two stages were trained on: 4 in IF. */

@@ -11,10 +11,10 @@ import type { Stage } from './stage.js';
 export type CascadePlan = { component: string; weightBytes: number; activationBytes: number }[];
 
 // Node and the addon (80 MB), and while loading the copies of tensors that are kept for reuse (T5-XXL: 190 MB), page tables.
-const OVERHEAD_BYTES = 300e6;
+export const OVERHEAD_BYTES = 300e6;
 // Free places between tensors of the first-fit arena (6 % of the activations in IF-II-L, 11 % in IF-I-XL), and the packed keys
 // and values of one attention layer (2 % and 6 %), which the meta backend does not see.
-const ACTIVATION_MARGIN = 1.2;
+export const ACTIVATION_MARGIN = 1.2;
 
 /** What every component needs, from the meta backend; nothing is loaded. */
 export async function planCascade(

@@ -3,7 +3,8 @@ import path from 'node:path';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
 import { readJson } from '../models/config.js';
-import type { Stage, StageSettings } from './stage.js';
+import type { StageFolder } from '../weights/folder.js';
+import type { StageSettings } from './stage.js';
 
 export type SampleDefaults = StageSettings;
 
@@ -19,7 +20,7 @@ const UPSCALER: SampleDefaults = { timesteps: 50, guidance: 4, noiseLevel: 250 }
  * "noise_level" }, all optional) in its folder, else diffusers'.
  * @throws IFError `FILE_FORMAT` naming the field
  */
-export async function sampleDefaults(stage: Stage): Promise<SampleDefaults> {
+export async function sampleDefaults(stage: { upscales: boolean; folder: StageFolder }): Promise<SampleDefaults> {
   const defaults = stage.upscales ? UPSCALER : BASE;
   const file = path.join(stage.folder.dir, SAMPLE_DEFAULTS_FILE);
   if (!existsSync(file)) return defaults;

@@ -5,9 +5,11 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   df::addon::bind_system(env, exports);
   df::addon::bind_tensors(env, exports);
   df::addon::bind_files(env, exports);
+  df::addon::bind_images(env, exports);
   df::addon::bind_benchmarks(env, exports);
   df::addon::bind_models(env, exports);
   df::addon::bind_sampling(env, exports);
+  df::addon::bind_training(env, exports);
   return exports;
 }
 

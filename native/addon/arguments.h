@@ -65,15 +65,15 @@ inline std::vector<float> read_floats(const Napi::Value& v, const char* paramete
   for (uint32_t i = 0; i < a.Length(); i++) out.push_back(float(read_number(a.Get(i), parameter)));
   return out;
 }
-/// Dimensions of at least 1; the product is bounded so that byte counts cannot overflow.
-inline Shape read_shape(const Napi::Value& v, const char* parameter) {
+/// Dimensions of at least `low`; the product is bounded so that byte counts cannot overflow.
+inline Shape read_shape(const Napi::Value& v, const char* parameter, int64_t low = 1) {
   DF_CHECK(v.IsArray() && v.As<Napi::Array>().Length() <= uint32_t(Shape::kMaxRank), "%s: expected up to %d dimensions",
            parameter, Shape::kMaxRank);
   Shape shape;
   auto a = v.As<Napi::Array>();
   double elements = 1;
   for (uint32_t i = 0; i < a.Length(); i++) {
-    shape.push_back(read_integer(a.Get(i), parameter, 1, int64_t(1) << 40));
+    shape.push_back(read_integer(a.Get(i), parameter, low, int64_t(1) << 40));
     elements *= double(shape[-1]);
   }
   DF_CHECK(elements <= double(int64_t(1) << 40), "%s: %s is too large", parameter, shape.str().c_str());

@@ -80,46 +80,28 @@ Queues& all_queues() {
   return *q;
 }
 
+// Never destroyed, as the queues of the devices.
+Queue& beside_queue() {
+  static auto* q = new Queue(kCpu, 1);
+  return *q;
+}
+
+using Function = std::function<void()>;
+using Submit = std::function<void(Function run, Function finished, CancelFlag cancelled)>;
+
 // Under the lock, so that set_threads cannot replace the queue in between.
-void submit(Device device, std::function<void()> run, std::function<void()> finished, CancelFlag cancelled) {
+void submit_to_device(Device device, Function run, Function finished, CancelFlag cancelled) {
   Queues& q = all_queues();
   std::lock_guard<std::mutex> lock(q.mutex);
   q.of(device).submit(std::move(run), std::move(finished), std::move(cancelled));
 }
 
-}  // namespace
-
-void init_commands(Napi::Env env) {
-  auto* state = new EnvironmentState();
-  env.SetInstanceData<EnvironmentState>(state);
-  napi_value name = Napi::String::New(env, "deepfloyd-if");
-  napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, call_js,
-                                  &state->channel->tsfn);
-  napi_unref_threadsafe_function(env, state->channel->tsfn);
-  napi_add_env_cleanup_hook(env, cleanup, new std::shared_ptr<Channel>(state->channel));
-}
-
-void set_error_class(Napi::Env env, Napi::Function error_class) {
-  state_of(env).error_class = Napi::Persistent(error_class);
-}
-
-Napi::Error make_error(Napi::Env env, ErrorCode code, const std::string& message) {
-  EnvironmentState& s = state_of(env);
-  if (!s.error_class.IsEmpty()) {
-    Napi::Object e = s.error_class.New({Napi::String::New(env, error_code_name(code)), Napi::String::New(env, message)});
-    return Napi::Error(env, e);
-  }
-  Napi::Error e = Napi::Error::New(env, message);
-  e.Value().Set("code", error_code_name(code));
-  return e;
-}
-
-Napi::Promise run_command(Napi::Env env, Device device, CancelFlag cancelled, std::function<Deliver()> execute) {
+// The promise of a command that `submit` hands to a queue.
+Napi::Promise run(Napi::Env env, CancelFlag cancelled, std::function<Deliver()> execute, const Submit& submit) {
   auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
   EnvironmentState& state = state_of(env);
   std::shared_ptr<Channel> channel = state.channel;
   if (!cancelled) cancelled = std::make_shared<std::atomic<bool>>(false);
-  get_threads(device);  // starts the queue, or throws before anything is counted
   if (state.pending++ == 0) napi_ref_threadsafe_function(env, channel->tsfn);
   {
     std::lock_guard<std::mutex> lock(channel->mutex);
@@ -167,13 +149,63 @@ Napi::Promise run_command(Napi::Env env, Device device, CancelFlag cancelled, st
     channel->flags.erase(cancelled.get());
     if (--channel->executing == 0) channel->drained.notify_all();
   };
-  submit(device, std::move(run), std::move(finished), cancelled);
+  submit(std::move(run), std::move(finished), cancelled);
   return deferred->Promise();
+}
+
+}  // namespace
+
+void init_commands(Napi::Env env) {
+  auto* state = new EnvironmentState();
+  env.SetInstanceData<EnvironmentState>(state);
+  napi_value name = Napi::String::New(env, "deepfloyd-if");
+  napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, call_js,
+                                  &state->channel->tsfn);
+  napi_unref_threadsafe_function(env, state->channel->tsfn);
+  napi_add_env_cleanup_hook(env, cleanup, new std::shared_ptr<Channel>(state->channel));
+}
+
+void set_error_class(Napi::Env env, Napi::Function error_class) {
+  state_of(env).error_class = Napi::Persistent(error_class);
+}
+
+Napi::Error make_error(Napi::Env env, ErrorCode code, const std::string& message) {
+  EnvironmentState& s = state_of(env);
+  if (!s.error_class.IsEmpty()) {
+    Napi::Object e = s.error_class.New({Napi::String::New(env, error_code_name(code)), Napi::String::New(env, message)});
+    return Napi::Error(env, e);
+  }
+  Napi::Error e = Napi::Error::New(env, message);
+  e.Value().Set("code", error_code_name(code));
+  return e;
+}
+
+Napi::Promise run_command(Napi::Env env, Device device, CancelFlag cancelled, std::function<Deliver()> execute) {
+  get_threads(device);  // starts the queue, or throws before anything is counted
+  return run(env, std::move(cancelled), std::move(execute), [device](Function run, Function finished, CancelFlag flag) {
+    submit_to_device(device, std::move(run), std::move(finished), std::move(flag));
+  });
+}
+
+Napi::Promise run_beside(Napi::Env env, std::function<Deliver()> execute) {
+  Queue& queue = beside_queue();  // starts it, or throws before anything is counted
+  return run(env, nullptr, std::move(execute), [&queue](Function run, Function finished, CancelFlag flag) {
+    queue.submit(std::move(run), std::move(finished), std::move(flag));
+  });
+}
+
+std::shared_ptr<Napi::ObjectReference> pin(Napi::Env env, Napi::Object object) {
+  // A reference must die on the JavaScript thread: the deleter is posted there.
+  return {new Napi::ObjectReference(Napi::Persistent(object)), [channel = state_of(env).channel](Napi::ObjectReference* r) {
+            r->SuppressDestruct();
+            auto drop = std::shared_ptr<Napi::ObjectReference>(r);
+            channel->post([drop](Napi::Env) { drop->Reset(); });
+          }};
 }
 
 struct Progress::State {
   std::shared_ptr<Channel> channel;
-  std::shared_ptr<Napi::FunctionReference> callback;
+  std::shared_ptr<Napi::ObjectReference> callback;
   std::mutex mutex;
   double done = 0, total = 0;
   bool posted = false;
@@ -181,14 +213,7 @@ struct Progress::State {
 
 Progress::Progress(Napi::Env env, Napi::Function callback) : state_(std::make_shared<State>()) {
   state_->channel = state_of(env).channel;
-  // The reference must die on the JavaScript thread: its deleter is posted there.
-  auto channel = state_->channel;
-  state_->callback = std::shared_ptr<Napi::FunctionReference>(
-      new Napi::FunctionReference(Napi::Persistent(callback)), [channel](Napi::FunctionReference* r) {
-        r->SuppressDestruct();
-        auto drop = std::shared_ptr<Napi::FunctionReference>(r);
-        channel->post([drop](Napi::Env) { drop->Reset(); });
-      });
+  state_->callback = pin(env, callback);
 }
 
 void Progress::report(double done, double total) const {
@@ -207,7 +232,7 @@ void Progress::report(double done, double total) const {
       total = state->total;
       state->posted = false;
     }
-    state->callback->Call({Napi::Number::New(env, done), Napi::Number::New(env, total)});
+    state->callback->Value().As<Napi::Function>().Call({Napi::Number::New(env, done), Napi::Number::New(env, total)});
   });
 }
 

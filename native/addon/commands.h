@@ -27,6 +27,11 @@ Napi::Error make_error(Napi::Env env, ErrorCode code, const std::string& message
 /// Runs `execute` on the queue of `device`; the promise resolves to what its Deliver makes. A df::Error rejects it with
 /// the same code, std::bad_alloc with OUT_OF_MEMORY.
 Napi::Promise run_command(Napi::Env env, Device device, CancelFlag cancelled, std::function<Deliver()> execute);
+/// Runs `execute` as run_command does, on a thread of its own: for short work on pixels that must wait neither behind
+/// the commands of a device nor on the JavaScript thread.
+Napi::Promise run_beside(Napi::Env env, std::function<Deliver()> execute);
+/// Keeps a JavaScript object alive; the last owner may be on any thread.
+std::shared_ptr<Napi::ObjectReference> pin(Napi::Env env, Napi::Object object);
 /// For use inside `execute`: calls `callback` soon on the JavaScript thread (progress). Dropped when the environment ends.
 class Progress {
  public:

@@ -2,15 +2,25 @@
 // wild pointer. `dispose` drops the reference at once; the garbage collector is the safety net and is told the sizes.
 #pragma once
 #include <memory>
+#include <mutex>
 
 #include "addon/commands.h"
 #include "addon/napi_setup.h"
 #include "core/random.h"
 #include "core/tensor.h"
+#include "io/safetensors.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
+#include "training/trainer.h"
 
 namespace df::addon {
+
+/// A trainer, and the lock under which its commands run: those of several replicas meet on one queue.
+struct SharedTrainer {
+  template <class... Arguments> explicit SharedTrainer(const Arguments&... arguments) : trainer(arguments...) {}
+  Trainer trainer;
+  std::mutex mutex;
+};
 
 /// Tag and name of a handle type; specialised below for every type that crosses the boundary.
 template <class T> struct HandleType;
@@ -25,6 +35,8 @@ DF_HANDLE(UNet, "UNet", 3)
 DF_HANDLE(T5Encoder, "T5Encoder", 4)
 DF_HANDLE(Conditioning, "Conditioning", 5)
 DF_HANDLE(std::atomic<bool>, "CancelToken", 6)
+DF_HANDLE(SharedTrainer, "Trainer", 7)
+DF_HANDLE(SafetensorsWriter, "SafetensorsWriter", 20)
 #undef DF_HANDLE
 
 template <class T> struct Handle {

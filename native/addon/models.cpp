@@ -78,14 +78,6 @@ template <class Model> Napi::Value describe(const Napi::CallbackInfo& info) {
   return o;
 }
 
-Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan) {
-  auto o = Napi::Object::New(env);
-  o.Set("weightBytes", double(plan.weight_bytes));
-  o.Set("activationBytes", double(plan.activation_bytes));
-  o.Set("flops", plan.flops);
-  return o;
-}
-
 // planUnet(config, dtype, batch, height, width, tokens, guided, precision):
 // Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
@@ -171,6 +163,14 @@ Napi::Value unet_forward(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan) {
+  auto o = Napi::Object::New(env);
+  o.Set("weightBytes", double(plan.weight_bytes));
+  o.Set("activationBytes", double(plan.activation_bytes));
+  o.Set("flops", plan.flops);
+  return o;
+}
 
 void bind_models(Napi::Env env, Napi::Object exports) {
   bind<unet_create>(env, exports, "unetCreate");

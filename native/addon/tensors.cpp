@@ -140,7 +140,8 @@ Napi::Value dispose_any(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Value v = info[0];
   const bool known = v.IsExternal() && (dispose<Tensor>(env, v) || dispose<UNet>(env, v) || dispose<T5Encoder>(env, v) ||
-                                        dispose<Conditioning>(env, v) || dispose<TorchGenerator>(env, v));
+                                        dispose<Conditioning>(env, v) || dispose<TorchGenerator>(env, v) ||
+                                        dispose<SharedTrainer>(env, v) || dispose<SafetensorsWriter>(env, v));
   DF_CHECK(known, "dispose: expected a handle of this library");
   return env.Undefined();
 }

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/execution.h"
+#include "ops/backend.h"
 
 namespace df {
 namespace {
@@ -27,7 +28,8 @@ Placement place(const Tensor& view, int64_t stride) {
 
 void zero_columns(const std::shared_ptr<Storage>& storage, DType dtype, int64_t rows, int64_t stride, int64_t begin,
                   int64_t end) {
-  if (!storage->data || begin == end) return;
+  if (storage->device.type == DeviceType::Meta || begin == end) return;
+  if (storage->device.type != DeviceType::Cpu) fail(ErrorCode::NotBuilt, "tape: this build has no CUDA kernels");
   const size_t size = dtype_size(dtype);
   char* first = static_cast<char*>(storage->data) + size_t(begin) * size;
   if (end - begin == stride) {
@@ -35,6 +37,11 @@ void zero_columns(const std::shared_ptr<Storage>& storage, DType dtype, int64_t 
     return;
   }
   for (int64_t r = 0; r < rows; r++) std::memset(first + size_t(r * stride) * size, 0, size_t(end - begin) * size);
+}
+
+// All of its storage, in order.
+bool is_whole(const Tensor& view) {
+  return view.contiguous() && view.byte_offset() == 0 && view.bytes() == view.storage()->requested;
 }
 
 }  // namespace
@@ -73,6 +80,11 @@ void Tape::record(const Tensor& y, Backward backward) {
   entries_.push_back({TensorRef(y), std::move(backward)});
 }
 
+Tape::Slot* Tape::find(const TensorRef& x) {
+  const auto found = slots_.find(x.id());
+  return found == slots_.end() ? nullptr : &found->second;
+}
+
 // The view of the slot's gradient, which exists from now on.
 Tensor Tape::allocated(Slot& slot, const Tensor& view) const {
   if (!slot.gradient) {
@@ -86,52 +98,86 @@ Tensor Tape::allocated(Slot& slot, const Tensor& view) const {
 void Tape::fill_gaps(Slot& slot, const Tensor& view) const {
   if (slot.whole) return;
   allocated(slot, view);
-  const int64_t stride = slot.row_stride, rows = stride ? elements(view) / stride : 0;
-  std::sort(slot.written.begin(), slot.written.end(), [](Columns a, Columns b) { return a.begin < b.begin; });
-  int64_t at = 0;
-  for (const Columns& c : slot.written) {
-    zero_columns(slot.gradient, view.dtype(), rows, stride, at, c.begin);
-    at = c.end;
-  }
-  if (slot.written.empty() && slot.gradient->data)
-    std::memset(slot.gradient->data, 0, slot.gradient->requested);
-  else
+  if (slot.written.empty()) {
+    const int64_t all = elements(view);
+    zero_columns(slot.gradient, view.dtype(), 1, all, 0, all);
+  } else {
+    const int64_t stride = slot.row_stride, rows = elements(view) / stride;
+    std::sort(slot.written.begin(), slot.written.end(), [](Columns a, Columns b) { return a.begin < b.begin; });
+    int64_t at = 0;
+    for (const Columns& c : slot.written) {
+      zero_columns(slot.gradient, view.dtype(), rows, stride, at, c.begin);
+      at = c.end;
+    }
     zero_columns(slot.gradient, view.dtype(), rows, stride, at, stride);
+  }
   slot.whole = true;
 }
 
 Gradient Tape::gradient(const TensorRef& x) {
-  if (!x.id()) return {};
-  const auto found = slots_.find(x.id());
-  if (found == slots_.end()) return {};
-  Slot& slot = found->second;
-  const Tensor into = allocated(slot, x.geometry_);
-  if (slot.whole) return {into, true};
-  const Placement p = place(x.geometry_, slot.row_stride);
+  Slot* slot = find(x);
+  if (!slot) return {};
+  const Tensor into = allocated(*slot, x.geometry_);
+  if (slot->whole) return {into, true};
+  const Placement p = place(x.geometry_, slot->row_stride);
   const auto overlaps = [&](const Columns& c) { return c.begin < p.end && p.begin < c.end; };
   const auto same = [&](const Columns& c) { return c.begin == p.begin && c.end == p.end; };
   if (p.begin >= 0) {
-    if (std::any_of(slot.written.begin(), slot.written.end(), same)) return {into, true};
-    if (std::none_of(slot.written.begin(), slot.written.end(), overlaps)) {
-      slot.written.push_back({p.begin, p.end});
-      slot.whole = p.end - p.begin == slot.row_stride;
+    if (std::any_of(slot->written.begin(), slot->written.end(), same)) return {into, true};
+    if (std::none_of(slot->written.begin(), slot->written.end(), overlaps)) {
+      slot->written.push_back({p.begin, p.end});
+      slot->whole = p.end - p.begin == slot->row_stride;
       return {into, false};
     }
   }
-  fill_gaps(slot, x.geometry_);
+  fill_gaps(*slot, x.geometry_);
   return {into, true};
+}
+
+void Tape::pass(const TensorRef& x, float a, const Tensor& dy) {
+  Slot* slot = find(x);
+  if (!slot) return;
+  const Tensor& view = x.geometry_;
+  const bool alike = is_whole(view) && is_whole(dy) && view.dtype() == dy.dtype() &&
+                     view.storage()->requested == dy.storage()->requested && view.device() == dy.device();
+  if (dy_is_free_ && a == 1 && alike && !slot->gradient) {
+    slot->gradient = dy.storage();
+    slot->row_stride = view.row_stride();
+    slot->whole = true;
+    dy_is_free_ = false;
+    return;
+  }
+  backend_for(dy.device()).scale_backward(gradient(x), a, dy);
+}
+
+Tensor Tape::partial_gradients(const TensorRef& x, int64_t parts) {
+  Slot* slot = find(x);
+  if (!slot) return {};
+  const Tensor& view = x.geometry_;
+  Shape shape{parts};
+  for (int i = 0; i < view.shape().rank(); i++) shape.push_back(view.dim(i));
+  if (!slot->gradient) {
+    slot->gradient = Tensor::zeros(shape, view.dtype(), view.device()).storage();
+    slot->whole = true;
+    slot->parts = parts;
+  }
+  if (!is_whole(view) || slot->parts != parts || view.dtype() != DType::F32)
+    fail(ErrorCode::Internal, "tape: %lld partial gradients of %s, expected %lld", static_cast<long long>(parts),
+         view.shape().str().c_str(), static_cast<long long>(slot->parts));
+  return Tensor::from_storage(slot->gradient, 0, shape, view.dtype());
 }
 
 Tensor Tape::parameter_gradient(const Tensor& parameter) const {
   if (!parameter.defined()) return {};
   const auto found = parameters_.find(parameter.storage()->id);
-  return found == parameters_.end() ? Tensor() : found->second;
+  return found == parameters_.end() ? Tensor() : found->second.reshape(parameter.shape());
 }
 
 // The gradient of a recorded result; undefined when nothing depended on it.
 Tensor Tape::result_gradient(const TensorRef& y) {
-  Slot& slot = slots_[y.id()];
+  Slot& slot = slots_.at(y.id());
   if (!slot.gradient) return {};
+  if (slot.parts) return partial_gradients(y, slot.parts);
   const Placement p = place(y.geometry_, slot.row_stride);
   const auto covers = [&](const Columns& c) { return p.begin >= c.begin && p.begin >= 0 && p.end <= c.end; };
   const auto overlaps = [&](const Columns& c) { return c.begin < p.end && p.begin < c.end; };
@@ -148,33 +194,22 @@ void Tape::release_producer(const TensorRef& y) {
   if (found != slots_.end() && --found->second.producers == 0 && !found->second.required) slots_.erase(found);
 }
 
-void Tape::adopt(const Tensor& y, const Tensor& dy) {
-  Slot& slot = slots_[y.storage()->id];
-  const Gradient into = gradient(TensorRef(y));
-  if (slot.whole && !into.add && dy.contiguous() && y.contiguous() && dy.byte_offset() == 0 &&
-      dy.storage()->requested == y.storage()->requested) {
-    slot.gradient = dy.storage();  // no copy
-    return;
-  }
-  const size_t row = size_t(y.dim(-1)) * dtype_size(y.dtype());
-  if (!into.into.raw()) return;
-  for (int64_t r = 0; r < y.rows(); r++)
-    std::memcpy(static_cast<char*>(into.into.raw()) + size_t(r * into.into.row_stride()) * dtype_size(y.dtype()),
-                static_cast<const char*>(dy.raw()) + size_t(r * dy.row_stride()) * dtype_size(y.dtype()), row);
-}
-
-void Tape::backward(const Tensor& y, const Tensor& dy) {
+void Tape::backward(const Tensor& y, Tensor dy) {
   DF_CHECK(needs(y), "backward: y must come from a recorded op, got a tensor that depends on no parameter");
-  DF_CHECK(dy.shape() == y.shape() && dy.dtype() == y.dtype() && dy.device() == y.device(),
+  DF_CHECK(dy.defined() && dy.shape() == y.shape() && dy.dtype() == y.dtype() && dy.device() == y.device(),
            "backward: dy must be like y, %s %s, got %s %s", dtype_name(y.dtype()), y.shape().str().c_str(),
            dtype_name(dy.dtype()), dy.shape().str().c_str());
   RecordScope pause(nullptr);
   try {
-    adopt(y, dy);
+    dy_is_free_ = true;
+    pass(TensorRef(y), 1, dy);
+    dy = Tensor();
     while (!entries_.empty()) {
       begin_op();  // heeds cancellation
       const Entry entry = std::move(entries_.back());
       entries_.pop_back();
+      const Slot& slot = slots_.at(entry.y.id());
+      dy_is_free_ = slot.producers == 1 && !slot.required;
       if (const Tensor gradient = result_gradient(entry.y); gradient.defined()) entry.backward(*this, gradient);
       release_producer(entry.y);
     }
@@ -186,12 +221,20 @@ void Tape::backward(const Tensor& y, const Tensor& dy) {
 
 void Tape::clear() {
   entries_.clear();
-  for (auto it = slots_.begin(); it != slots_.end();) it = it->second.required ? std::next(it) : slots_.erase(it);
+  for (auto it = slots_.begin(); it != slots_.end();) {
+    if (!it->second.required) {
+      it = slots_.erase(it);
+      continue;
+    }
+    it->second = Slot();
+    (it++)->second.required = true;
+  }
 }
 
 Tensor Tape::gradient_of(const Tensor& x) {
   const auto found = slots_.find(x.storage()->id);
   DF_CHECK(found != slots_.end() && found->second.required, "gradient_of: x must be a required input");
+  if (found->second.parts) return partial_gradients(TensorRef(x), found->second.parts);
   fill_gaps(found->second, x);
   return x.view_of(found->second.gradient);
 }
@@ -205,8 +248,12 @@ Tensor checkpoint(const Tensor& into, std::function<Tensor(const Tensor& into)> 
     y = block(into);
   }
   tape->record(y, [block = std::move(block)](Tape& t, const Tensor& dy) {
-    RecordScope record(&t);
-    t.adopt(block({}), dy);
+    Tensor again;
+    {
+      RecordScope record(&t);
+      again = block({});
+    }
+    t.pass(TensorRef(again), 1, dy);
   });
   return y;
 }

@@ -19,6 +19,7 @@ class TensorRef {
   TensorRef() = default;
   explicit TensorRef(const Tensor& t);
   uint64_t id() const { return id_; }
+  const Shape& shape() const { return geometry_.shape(); }
 
  private:
   friend class Tape;
@@ -26,6 +27,8 @@ class TensorRef {
   Tensor geometry_;        // of the view, over a storage without memory
 };
 
+/// Every part of a storage is written by one op at most while a tape records: an activation that is overwritten has no
+/// gradient. Not thread-safe; ops of one thread record on it.
 class Tape {
  public:
   /// Called once, in reverse order, with the gradient of the op's result.
@@ -45,21 +48,28 @@ class Tape {
 
   // ---- for the backward functions
   /// Where the gradient of an activation goes; not wanted when the activation depends on no parameter. The caller must
-  /// fill it before it asks for another one of the same storage.
+  /// fill it before it asks for one of a part that overlaps.
   Gradient gradient(const TensorRef& x);
-  /// Where the gradient of a parameter is added; undefined when it is not watched.
+  /// The gradient of x += a · dy. Takes the memory of dy, which nothing reads any more, where that saves the copy: the
+  /// last call of a backward function.
+  void pass(const TensorRef& x, float a, const Tensor& dy);
+  /// For a float32 activation that all items of a batch share (a position bias): `parts` gradients (parts, shape of x),
+  /// to be added to, zero at first. What recorded x gets them as they are. Pairs of items have a part each, so that the
+  /// items of a parameter's gradient are added up last, whatever the batch was cut into (see ops/backend.h). Undefined
+  /// when not wanted.
+  Tensor partial_gradients(const TensorRef& x, int64_t parts);
+  /// Where the gradient of a parameter is added, in its shape; undefined when it is not watched.
   Tensor parameter_gradient(const Tensor& parameter) const;
 
-  /// Runs everything recorded, from y with gradient dy (shape of y), and forgets it. Parameter gradients are added to;
-  /// gradients of `require`d inputs stay. Heeds cancellation; after an error the tape is empty.
-  void backward(const Tensor& y, const Tensor& dy);
-  /// Forgets everything recorded.
+  /// Runs everything recorded, from y with gradient dy (shape of y, overwritten), and forgets it. Parameter gradients
+  /// are added to; gradients of `require`d inputs stay. Heeds cancellation; after an error the tape is empty, and
+  /// parameter gradients hold a part of the sum.
+  void backward(const Tensor& y, Tensor dy);
+  /// Forgets everything recorded, and the gradients of `require`d inputs.
   void clear();
-  /// The gradient of a `require`d input after `backward`, zero where nothing depended on it.
+  /// The gradient of a `require`d input after `backward`, zero where nothing depended on it; all the parts where there
+  /// are partial gradients.
   Tensor gradient_of(const Tensor& x);
-  /// For `checkpoint`, inside of a backward function: y takes the place of a result whose gradient dy is known; what
-  /// was recorded for y is run next.
-  void adopt(const Tensor& y, const Tensor& dy);
   /// Ops recorded and not yet run.
   size_t size() const { return entries_.size(); }
 
@@ -73,6 +83,7 @@ class Tape {
     int64_t row_stride = 0;              // of the first contribution
     std::vector<Columns> written;        // disjoint, in no order
     bool whole = false;                  // everything is written
+    int64_t parts = 0;                   // see partial_gradients; 0: an ordinary gradient
     int producers = 0;                   // recorded ops that wrote a part of the storage
     bool required = false;
   };
@@ -80,6 +91,7 @@ class Tape {
     TensorRef y;
     Backward backward;
   };
+  Slot* find(const TensorRef& x);
   Tensor allocated(Slot& slot, const Tensor& view) const;
   void fill_gaps(Slot& slot, const Tensor& view) const;
   Tensor result_gradient(const TensorRef& y);
@@ -88,6 +100,7 @@ class Tape {
   std::unordered_map<uint64_t, Tensor> parameters_;  // storage → gradient
   std::unordered_map<uint64_t, Slot> slots_;
   std::vector<Entry> entries_;
+  bool dy_is_free_ = false;  // nothing but the running backward function reads its dy
 };
 
 /// Ops of this thread record on `tape` (null: on none) for the lifetime of the scope.

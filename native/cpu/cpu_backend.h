@@ -9,6 +9,9 @@
 
 namespace df {
 
+struct PixelSlabs;
+struct GroupStatistics;
+
 /// Bytes of zeros that stand for the pixels outside of an image.
 constexpr int64_t kZeroBytes = 64 << 10;
 
@@ -20,6 +23,7 @@ class CpuBackend : public ReferenceBackend {
 
   // cpu_pack.cpp
   Weight pack(const Tensor& plain, DType dtype) override;
+  Weight pack_transposed(const Tensor& plain, DType dtype) override;
   void unpack(Tensor& plain, const Weight& weight) override;
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override;
 
@@ -29,6 +33,10 @@ class CpuBackend : public ReferenceBackend {
   // cpu_products.cpp
   void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
   void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
+
+  // cpu_products_backward.cpp
+  void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) override;
+  void bias_gradient(Tensor& db, const Tensor& dy, float scale) override;
 
   // cpu_winograd.cpp
   size_t conv2d_scratch_bytes(const Shape& x, const Weight& w, const Conv2dParams& p) override;
@@ -41,6 +49,19 @@ class CpuBackend : public ReferenceBackend {
   void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) override;
   void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) override;
 
+  // cpu_attention_backward.cpp
+  void attention_backward(Gradient dq, const std::vector<Gradient>& dkey, const std::vector<Gradient>& dvalue,
+                          Tensor dbias, const Tensor& dy, const Tensor& y, const Tensor& q,
+                          const AttentionParams& p) override;
+
+  // cpu_norm_backward.cpp
+  void group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, Gradient dscale, Gradient dshift,
+                           const Tensor& dy, const Tensor& x, const GroupNormParams& p) override;
+  void layer_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, const Tensor& dy, const Tensor& x,
+                           const Tensor& gamma, float eps) override;
+  void rms_norm_backward(Gradient dx, Tensor dgamma, const Tensor& dy, const Tensor& x, const Tensor& gamma,
+                         float eps) override;
+
   // cpu_elementwise.cpp
   void activation(Tensor& y, const Tensor& x, Activation kind) override;
   void gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) override;
@@ -48,11 +69,27 @@ class CpuBackend : public ReferenceBackend {
   void copy(Tensor& y, const Tensor& x) override;
   bool all_finite(const Tensor& x) override;
 
+  // cpu_elementwise_backward.cpp
+  void activation_backward(Gradient dx, const Tensor& dy, const Tensor& x, Activation kind) override;
+  void gated_activation_backward(Gradient dgate, Gradient dup, const Tensor& dy, const Tensor& gate, const Tensor& up,
+                                 Activation kind) override;
+  void scale_backward(Gradient dx, float a, const Tensor& dy) override;
+  void resample_backward(Gradient dx, const Tensor& dy, Resample mode) override;
+
   // cpu_layout.cpp
   void resample(Tensor& y, const Tensor& x, Resample mode) override;
   void nchw_to_nhwc(Tensor& y, const Tensor& x) override;
   void nhwc_to_nchw(Tensor& y, const Tensor& x) override;
   void embedding(Tensor& y, const Tensor& ids, const Tensor& table) override;
+
+  // cpu_training.cpp
+  void blend(Tensor& y, const std::vector<float>& a, const Tensor& x, const std::vector<float>& b,
+             const Tensor& z) override;
+  void diffusion_loss(Tensor& terms, Tensor& dmodel, const Tensor& model, const Tensor& x0, const Tensor& xt,
+                      const Tensor& noise, const DiffusionLoss& p) override;
+  double squared_norm(const Tensor& x) override;
+  void adamw_step(Tensor& parameter, Tensor& m, Tensor& v, Tensor& ema, const Tensor& gradient,
+                  const AdamWStep& p) override;
 
   // cpu_diffusion.cpp
   void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise,
@@ -71,6 +108,8 @@ class CpuBackend : public ReferenceBackend {
   void unpack_int8(Tensor& plain, const Weight& w) const;
   void set_operands(GemmProblem& g, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   void multiply(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e, GemmProblem& g) const;
+  /// Sizes only, for gradients dw of a weight and inputs x of `dtype`; no addresses.
+  WeightGradientProblem plan_weight_gradient(const Shape& dw, const Shape& x, DType dtype, const Conv2dParams& p) const;
   double winograd_cost(int form, int64_t height, int64_t width, const Weight& w) const;
   /// Nothing: direct.
   std::optional<WinogradForm> winograd_form(const Shape& x, const Weight& w, const Conv2dParams& p) const;
@@ -82,6 +121,11 @@ class CpuBackend : public ReferenceBackend {
   };
   WinogradBytes winograd_bytes(WinogradForm form, const WinogradProblem& p) const;
   void winograd(WinogradForm form, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
+  GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut,
+                                   int64_t coefficient_rows) const;
+  void row_norm_backward(const Gradient& dx, const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,
+                         const Tensor& x, const Tensor& gamma, float eps,
+                         void (*kernel)(const RowNormBackward*)) const;
 
   const char* name_;
   const CpuKernels& kernels_;

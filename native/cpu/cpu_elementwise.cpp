@@ -1,29 +1,9 @@
-#include <algorithm>
 #include <atomic>
 
-#include "core/parallel.h"
 #include "cpu/cpu_backend.h"
+#include "cpu/pieces.h"
 
 namespace df {
-namespace {
-
-// Values of one work item.
-constexpr int64_t kGrain = 16384;
-
-/// Calls body(row, column, n) for pieces of rows; a tensor without gaps (`dense`) is one long row.
-template <class F> void for_pieces(const Tensor& shape, bool dense, const F& body) {
-  const int64_t columns = shape.shape().rank() ? shape.dim(-1) : 1, rows = shape.rows();
-  if (dense) {
-    parallel_ranges(shape.numel(), kGrain, [&](int64_t begin, int64_t end) { body(0, begin, end - begin); });
-  } else {
-    const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(columns, 1), 1);
-    parallel_ranges(rows, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; r++) body(r, 0, columns);
-    });
-  }
-}
-
-}  // namespace
 
 void CpuBackend::activation(Tensor& y, const Tensor& x, Activation kind) {
   for_pieces(y, y.contiguous() && x.contiguous(), [&](int64_t row, int64_t column, int64_t n) {

@@ -37,6 +37,10 @@ Weight CpuBackend::pack(const Tensor& plain, DType dtype) {
   return w;
 }
 
+Weight CpuBackend::pack_transposed(const Tensor& plain, DType dtype) {
+  return pack(ReferenceBackend::pack_transposed(plain, plain.dtype()).data, dtype);
+}
+
 void CpuBackend::unpack(Tensor& plain, const Weight& w) {
   check_layout("unpack", w);
   if (w.int8()) return unpack_int8(plain, w);

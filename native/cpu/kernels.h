@@ -4,6 +4,12 @@
 #pragma once
 #include <stdint.h>
 
+#include "cpu/kernels_attention_backward.h"
+#include "cpu/kernels_norm_backward.h"
+#include "cpu/kernels_elementwise_backward.h"
+#include "cpu/kernels_products_backward.h"
+#include "cpu/kernels_training.h"
+
 namespace df {
 
 /// Most kernel taps in one K block.
@@ -135,6 +141,12 @@ struct CpuKernels {
   int (*all_finite[3])(const void* x, int64_t n);
   /// y = (x0 + x1 + x2 + x3) / 4.
   void (*average4[2])(void* y, const void* const* x, int64_t n);
+
+  NormBackwardKernels norm_backward;
+  AttentionBackwardKernels attention_backward;
+  ElementwiseBackwardKernels elementwise_backward;
+  TrainingKernels training;
+  ProductsBackwardKernels products_backward;
 };
 
 extern const CpuKernels kernels_portable;

@@ -41,8 +41,20 @@ template <class T> DF_INLINE void store_n(T* p, Vec v, int n) {
   store(lanes, v);
   for (int i = 0; i < n; i++) p[i] = lanes[i];
 }
+/// The pairs (first[i], second[i]), rounded.
+DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
+  const __m256i high = _mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow_bf16(second)), 16);
+  _mm256_storeu_si256((__m256i*)p, _mm256_or_si256(_mm256_cvtepu16_epi32(narrow_bf16(first)), high));
+}
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+/// a * b, rounded: the compiler cannot see it and fuse it with an addition.
+DF_INLINE Vec rounded_product(Vec a, Vec b) {
+  Vec p = a * b;
+  __asm__("" : "+x"(p));
+  return p;
+}
+DF_INLINE Vec square_root(Vec v) { return _mm256_sqrt_ps(v); }
 /// A NaN in `b` comes through; a NaN in `a` gives `b`.
 DF_INLINE Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 DF_INLINE Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }

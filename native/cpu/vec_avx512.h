@@ -41,8 +41,27 @@ DF_INLINE Vec load_n(const f16* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_
 DF_INLINE void store_n(float* p, Vec v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
 DF_INLINE void store_n(bf16* p, Vec v, int n) { _mm256_mask_storeu_epi16(p, first_lanes(n), narrow_bf16(v)); }
 DF_INLINE void store_n(f16* p, Vec v, int n) { _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtps_ph(v, 0)); }
+/// The pairs (first[i], second[i]), rounded.
+DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
+#ifdef __AVX512BF16__
+  static const uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                     8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+  _mm512_storeu_si512((void*)p, _mm512_permutexvar_epi16(_mm512_loadu_si512(order), both));
+#else
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow_bf16(second)), 16);
+  _mm512_storeu_si512((void*)p, _mm512_or_si512(_mm512_cvtepu16_epi32(narrow_bf16(first)), high));
+#endif
+}
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+/// a * b, rounded: the compiler cannot see it and fuse it with an addition.
+DF_INLINE Vec rounded_product(Vec a, Vec b) {
+  Vec p = a * b;
+  __asm__("" : "+v"(p));
+  return p;
+}
+DF_INLINE Vec square_root(Vec v) { return _mm512_sqrt_ps(v); }
 /// A NaN in `b` comes through; a NaN in `a` gives `b`.
 DF_INLINE Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 DF_INLINE Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
@@ -75,15 +94,6 @@ DF_INLINE Vec load_half(const bf16* p, int half) {
   return _mm512_castsi512_ps(half ? _mm512_and_si512(v, _mm512_set1_epi32(int(0xffff0000u)))
                                   : _mm512_slli_epi32(v, 16));
 }
-
-#ifdef __AVX512BF16__
-/// Pairs of the lanes of both, rounded.
-DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  _mm512_store_si512((void*)p, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first)));
-}
-#endif
 
 /// How a panel is multiplied: `unit` consecutive k per 32-bit lane. Without an instruction for pairs (`widens`) b gives
 /// one half of every pair as floats and the rows are widened before. `widen` is b of an int8 panel, also stored at `wide`.

@@ -70,8 +70,30 @@ template <class T> DF_INLINE void store_n(T* p, Vec v, int n) {
   store(lanes, v);
   for (int i = 0; i < n; i++) p[i] = lanes[i];
 }
+/// The pairs (first[i], second[i]), rounded.
+DF_INLINE void store_pairs(bf16* p, Vec first, Vec second) {
+  bf16 lanes[2][kLanes];
+  store(lanes[0], first);
+  store(lanes[1], second);
+  for (int i = 0; i < kLanes; i++) p[2 * i] = lanes[0][i], p[2 * i + 1] = lanes[1][i];
+}
 
 DF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+/// a * b, rounded: the compiler cannot see it and fuse it with an addition.
+DF_INLINE Vec rounded_product(Vec a, Vec b) {
+  Vec p = a * b;
+#if defined(__x86_64__)
+  __asm__("" : "+x"(p));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(p));
+#else
+  __asm__("" : "+m"(p));
+#endif
+  return p;
+}
+DF_INLINE Vec square_root(Vec v) {
+  return Vec{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])};
+}
 DF_INLINE Mask less(Vec a, Vec b) { return a < b; }
 DF_INLINE Vec select(Mask m, Vec yes, Vec no) { return (Vec)((m & (Mask)yes) | (~m & (Mask)no)); }
 /// A NaN in `b` comes through; a NaN in `a` gives `b`.

@@ -76,6 +76,8 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
+  /// A tensor as declared. Throws INVALID_ARGUMENT for a name that was not.
+  const TensorInfo& describe(const std::string& name) const;
   /// Writes one of the tensors, in any order. `t`: on the CPU, contiguous, of the declared shape and dtype.
   void write(const std::string& name, const Tensor& t);
   /// Flushes to the disk and renames. Throws INVALID_ARGUMENT when a tensor was not written, IO.
@@ -87,6 +89,7 @@ class SafetensorsWriter {
     size_t offset = 0;
     bool written = false;
   };
+  size_t slot_of(const std::string& name) const;
   void write_bytes(const void* bytes, size_t size, size_t offset);
   [[noreturn]] void io_error(const char* what) const;
 

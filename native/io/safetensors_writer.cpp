@@ -117,10 +117,16 @@ void SafetensorsWriter::write_bytes(const void* bytes, size_t size, size_t offse
   }
 }
 
-void SafetensorsWriter::write(const std::string& name, const Tensor& t) {
+size_t SafetensorsWriter::slot_of(const std::string& name) const {
   const auto found = index_.find(name);
   DF_CHECK(found != index_.end(), "%s: tensor \"%s\" was not declared", path_.c_str(), name.c_str());
-  Slot& slot = slots_[found->second];
+  return found->second;
+}
+
+const TensorInfo& SafetensorsWriter::describe(const std::string& name) const { return slots_[slot_of(name)].info; }
+
+void SafetensorsWriter::write(const std::string& name, const Tensor& t) {
+  Slot& slot = slots_[slot_of(name)];
   DF_CHECK(t.defined() && t.shape() == slot.info.shape && t.dtype() == slot.info.dtype,
            "%s: tensor \"%s\" must be %s %s, got %s %s", path_.c_str(), name.c_str(), dtype_name(slot.info.dtype),
            slot.info.shape.str().c_str(), dtype_name(t.dtype()), t.shape().str().c_str());

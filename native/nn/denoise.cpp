@@ -16,21 +16,6 @@ Tensor filled(int64_t n, float value, Device device) {
   return ops::to_device(host, device);
 }
 
-// `run` gets the counter, so that it can leave work out that is not part of a step.
-template <class F> MemoryPlan measure(size_t base, F run) {
-  MemoryPlan plan;
-  plan.weight_bytes = memory_stats(kMeta).current - base;
-  reset_peak(kMeta);
-  WorkCounter work;
-  Execution execution = Execution::current();
-  execution.work = &work;
-  ExecutionScope scope(execution);
-  run(work);
-  plan.activation_bytes = memory_stats(kMeta).peak - base - plan.weight_bytes + work.scratch_bytes;
-  plan.flops = work.flops;
-  return plan;
-}
-
 }  // namespace
 
 ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const DenoiseState& s, const Tensor& noise,
@@ -64,7 +49,7 @@ MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64
   RandomSource source(unet.parameters());
   unet.load(source);
   const int64_t rows = guided ? 2 * batch : batch;
-  return measure(base, [&](WorkCounter& work) {
+  return measure_memory(base, [&](WorkCounter& work) {
     const Conditioning cond = unet.prepare(Tensor::empty({rows, tokens, config.encoder_hid_dim}, DType::F32, kMeta));
     work.flops = 0;  // once per picture
     DenoiseState s;
@@ -80,7 +65,7 @@ MemoryPlan plan_t5(const T5Config& config, DType dtype, bool int8_weights, int64
   T5Encoder encoder(config, dtype, kMeta, int8_weights);
   RandomSource source(encoder.parameters());
   encoder.load(source);
-  return measure(base, [&](WorkCounter&) {
+  return measure_memory(base, [&](WorkCounter&) {
     const Tensor ids = Tensor::empty({batch, tokens}, DType::I32, kMeta);
     encoder.forward(ids, ids);
   });

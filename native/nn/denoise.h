@@ -1,5 +1,6 @@
 // One command of the sampler: guidance batch, UNet, guidance, thresholding, scheduler step.
 #pragma once
+#include "nn/memory_plan.h"
 #include "nn/t5_config.h"
 #include "nn/unet.h"
 #include "ops/ops.h"
@@ -20,12 +21,6 @@ struct DenoiseState {
 ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const DenoiseState& state, const Tensor& noise,
                              const DdpmStep& step, bool want_x0);
 
-/// What a stage needs, from the meta backend: no arithmetic is done.
-struct MemoryPlan {
-  size_t weight_bytes = 0;      ///< packed weights
-  size_t activation_bytes = 0;  ///< largest sum of live tensors of one step beyond the weights, and kernel scratch
-  double flops = 0;             ///< of one step
-};
 /// One sampling step of `batch` pictures (doubled when `guided`) of height × width with `tokens` text tokens.
 MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t height, int64_t width, int64_t tokens,
                      bool guided, Precision precision = Precision::Default);

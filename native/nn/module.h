@@ -13,7 +13,12 @@ class Module {
   /// One tensor, or all, in file layout on the CPU. Exact in the stored dtype.
   Tensor parameter(const std::string& name) const { return parameters_.read(name); }
   std::vector<NamedTensor> state_dict() const { return parameters_.state_dict(); }
+  /// Values, gradients and the rest of a trainable model.
+  ParameterStore& store() { return parameters_; }
+  const ParameterStore& store() const { return parameters_; }
   size_t weight_bytes() const { return parameters_.bytes(); }
+  /// Recording, blocks keep only their inputs and are computed again on the way back (see checkpoint).
+  void set_checkpointing(bool on) { checkpointing_ = on; }
   /// What the products are computed in.
   DType dtype() const { return parameters_.dtype(); }
   Device device() const { return parameters_.device(); }
@@ -22,6 +27,7 @@ class Module {
   Module(std::string name, DType dtype, Device device, WeightOptions options = {})
       : parameters_(std::move(name), dtype, device, options) {}
   ParameterStore parameters_;
+  bool checkpointing_ = false;
 };
 
 }  // namespace df

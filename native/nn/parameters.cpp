@@ -54,7 +54,13 @@ DType common_dtype(const std::vector<Tensor>& parts) {
   return parts[0].dtype();
 }
 
-// Part i of the (parts, elements) that `ParameterStore::unpack` gives.
+// (parts, elements of one part) on the CPU, in the engine's order.
+Tensor in_parts(const Parameter& p, const Tensor& plain) {
+  const Tensor host = plain.device() == kCpu ? plain : ops::to_device(plain, kCpu);
+  return host.reshape({int64_t(p.names.size()), p.shape.numel()});
+}
+
+// Part i of these.
 Tensor part_in_file_layout(const Parameter& p, const Tensor& parts, int64_t i) {
   const Tensor part = parts.slice_first(i, 1);
   if (!is_permuted(p.shape)) return part.reshape(p.shape);
@@ -90,14 +96,14 @@ Parameter& ParameterStore::declare(const std::vector<std::string>& names, const 
 
 const Weight* ParameterStore::weight(const std::vector<std::string>& names, const Shape& shape) {
   Parameter& p = declare(names, shape);
-  p.dtype = options_.int8 ? DType::F32 : dtype_;
+  p.dtype = options_.int8 || options_.trainable ? DType::F32 : dtype_;
   p.packed = true;
   return &p.weight;
 }
 
 const Tensor* ParameterStore::tensor(const std::vector<std::string>& names, const Shape& shape, DType dtype) {
   Parameter& p = declare(names, shape);
-  p.dtype = dtype;
+  p.dtype = options_.trainable ? DType::F32 : dtype;
   return &p.value;
 }
 
@@ -146,8 +152,9 @@ double ParameterStore::check_source(const StateSource& source, std::unordered_ma
   return bytes;
 }
 
-void ParameterStore::load_parameter(Parameter& p, const std::vector<Tensor>& parts,
-                                    std::vector<std::string>& not_finite) const {
+// The parts of one parameter as one tensor in the engine's layout, on the device of the model.
+Tensor ParameterStore::join(const Parameter& p, const std::vector<Tensor>& parts,
+                            std::vector<std::string>& not_finite) const {
   // int8 is rounded from what the file holds
   const DType dtype = p.packed && options_.int8 ? common_dtype(parts) : p.dtype;
   Tensor plain;
@@ -166,47 +173,64 @@ void ParameterStore::load_parameter(Parameter& p, const std::vector<Tensor>& par
     all.set(0, shape[0] * int64_t(parts.size()));
     plain = stacked.reshape(all);
   }
-  if (plain.device() != device_) plain = ops::to_device(plain, device_);
-  if (p.packed) p.weight = options_.int8 ? ops::pack_int8(plain, dtype_) : ops::pack(plain, dtype_);
-  else p.value = ops::copy(plain, p.dtype);  // never a view of the source
+  return plain.device() == device_ ? plain : ops::to_device(plain, device_);
 }
 
-void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
-  clear();
+void ParameterStore::keep(Parameter& p, const Tensor& plain) const {
+  if (!p.packed) {
+    p.value = ops::copy(plain, p.dtype);  // never a view of the source
+  } else if (options_.trainable) {
+    const Shape& shape = plain.shape();
+    p.weight = {.out = shape[0], .in = shape[-1], .dtype = dtype_, .data = {}, .scales = {}, .master = {}};
+    if (shape.rank() == 4) p.weight.kernel_h = shape[1], p.weight.kernel_w = shape[2];
+    p.weight.master = ops::copy(plain, DType::F32);
+  } else {
+    p.weight = options_.int8 ? ops::pack_int8(plain, dtype_) : ops::pack(plain, dtype_);
+  }
+}
+
+// Hands every parameter to `store`, one after the other, its source pages released behind.
+void ParameterStore::read_source(StateSource& source, const LoadProgress& progress, const Store& store) const {
   std::unordered_map<std::string, bool> present;
   const double total = check_source(source, present);
   double done = 0, asked = 0;
   std::vector<std::string> not_finite;
   auto ahead = parameters_.begin();
-  try {
-    for (Parameter& p : parameters_) {
-      begin_op();
-      for (; ahead != parameters_.end() && asked < done + kReadAhead; ++ahead)
-        for (const std::string& name : ahead->names) {
-          source.prefetch(source_name(name, present));
-          asked += file_bytes(source.describe(source_name(name, present)));
-        }
-      std::vector<Tensor> parts;
-      for (const std::string& name : p.names) {
-        // the meta device has no values
-        parts.push_back(device_.type == DeviceType::Meta ? Tensor::empty(p.shape, p.dtype, device_)
-                                                         : source.read(source_name(name, present)));
-        done += file_bytes(source.describe(source_name(name, present)));
+  for (size_t index = 0; index < parameters_.size(); index++) {
+    const Parameter& p = parameters_[index];
+    begin_op();
+    for (; ahead != parameters_.end() && asked < done + kReadAhead; ++ahead)
+      for (const std::string& name : ahead->names) {
+        source.prefetch(source_name(name, present));
+        asked += file_bytes(source.describe(source_name(name, present)));
       }
-      load_parameter(p, parts, not_finite);
-      parts.clear();
-      for (const std::string& name : p.names) source.release(source_name(name, present));
-      if (memory_stats(kCpu).cached > kCacheLimit) release_cached(kCpu);
-      if (progress) progress(done, total);
+    std::vector<Tensor> parts;
+    for (const std::string& name : p.names) {
+      // the meta device has no values
+      parts.push_back(device_.type == DeviceType::Meta ? Tensor::empty(p.shape, p.dtype, device_)
+                                                       : source.read(source_name(name, present)));
+      done += file_bytes(source.describe(source_name(name, present)));
     }
-    if (!not_finite.empty())
-      fail(ErrorCode::Weights, "%s: %zu tensor(s) with NaN or infinite values in %s: %s", model_.c_str(),
-           not_finite.size(), dtype_name(dtype_), list_names(not_finite).c_str());
+    store(index, join(p, parts, not_finite));
+    parts.clear();
+    for (const std::string& name : p.names) source.release(source_name(name, present));
+    if (memory_stats(kCpu).cached > kCacheLimit) release_cached(kCpu);
+    if (progress) progress(done, total);
+  }
+  if (!not_finite.empty())
+    fail(ErrorCode::Weights, "%s: %zu tensor(s) with NaN or infinite values in %s: %s", model_.c_str(),
+         not_finite.size(), dtype_name(dtype_), list_names(not_finite).c_str());
+  release_cached(kCpu);
+}
+
+void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
+  clear();
+  try {
+    read_source(source, progress, [&](size_t index, const Tensor& plain) { keep(parameters_[index], plain); });
   } catch (...) {
     clear();
     throw;
   }
-  release_cached(kCpu);
   loaded_ = true;
 }
 
@@ -229,20 +253,43 @@ std::vector<TensorInfo> ParameterStore::infos() const {
   return all;
 }
 
-// (parts, elements of one part) on the CPU, in the engine's order.
 Tensor ParameterStore::unpack(const Parameter& p) const {
-  Tensor plain = p.packed ? ops::unpack(p.weight, p.dtype) : p.value;
-  if (plain.device() != kCpu) plain = ops::to_device(plain, kCpu);
-  return plain.reshape({int64_t(p.names.size()), p.shape.numel()});
+  return in_parts(p, !p.packed ? p.value : p.weight.master.defined() ? p.weight.master : ops::unpack(p.weight, p.dtype));
+}
+
+// Parameter and part.
+std::pair<size_t, int64_t> ParameterStore::find(const std::string& name) const {
+  const auto found = index_.find(name);
+  if (found == index_.end()) fail(ErrorCode::NotFound, "%s: no parameter \"%s\"", model_.c_str(), name.c_str());
+  return found->second;
 }
 
 Tensor ParameterStore::read(const std::string& name) const {
   check_loaded();
-  const auto found = index_.find(name);
-  if (found == index_.end()) fail(ErrorCode::NotFound, "%s: no parameter \"%s\"", model_.c_str(), name.c_str());
-  const auto [parameter, part] = found->second;
-  const Parameter& p = parameters_[parameter];
-  return part_in_file_layout(p, unpack(p), part);
+  const auto [index, part] = find(name);
+  return part_in_file_layout(parameters_[index], unpack(parameters_[index]), part);
+}
+
+std::vector<Tensor> ParameterStore::values() const {
+  check_loaded();
+  std::vector<Tensor> all;
+  for (const Parameter& p : parameters_) all.push_back(p.packed ? p.weight.master : p.value);
+  return all;
+}
+
+void ParameterStore::set_values(const std::vector<Tensor>& state) {
+  for (size_t i = 0; i < parameters_.size(); i++)
+    (parameters_[i].packed ? parameters_[i].weight.master : parameters_[i].value) = state[i];
+}
+
+Tensor ParameterStore::read_state(const std::string& name, const std::vector<Tensor>& state) const {
+  const auto [index, part] = find(name);
+  const Parameter& p = parameters_[index];
+  return part_in_file_layout(p, in_parts(p, state[index]), part);
+}
+
+void ParameterStore::write_state(StateSource& source, const std::vector<Tensor>& state) const {
+  read_source(source, {}, [&](size_t index, const Tensor& plain) { ops::copy(plain, DType::F32, state[index]); });
 }
 
 std::vector<NamedTensor> ParameterStore::state_dict() const {

@@ -21,7 +21,7 @@ using LoadProgress = std::function<void(double done, double total)>;
 struct Parameter {
   std::vector<std::string> names;
   Shape shape;              ///< of each of `names` in the file: (O, I), (O, I, kh, kw), (C), …
-  DType dtype = DType::F32; ///< as stored, and given back; f32 for int8 weights
+  DType dtype = DType::F32; ///< as stored, and given back; f32 for int8 weights and in training
   bool packed = false;      ///< a `weight` for products; otherwise a plain `value`
   Weight weight;
   Tensor value;             ///< (names.size() * C) for vectors, else the shape in the file
@@ -32,6 +32,8 @@ struct WeightOptions {
   /// Linear layers as int8 (ops::pack_int8), given back multiplied out in float32. For models of linear layers only.
   bool int8 = false;
   Precision precision = Precision::Default;
+  /// Training: all parameters are float32 tensors in the engine's layout, and nothing else is kept of them.
+  bool trainable = false;
 };
 
 class ParameterStore {
@@ -61,6 +63,19 @@ class ParameterStore {
   std::vector<TensorInfo> infos() const;
   /// One tensor in file layout on the CPU, exact in its stored dtype. Throws NOT_FOUND.
   Tensor read(const std::string& name) const;
+
+  // ---- of a trainable model. A state has one tensor per parameter, in the order of declaration, each like its value:
+  // values, gradients, moments, averages.
+  /// The float32 values, in the engine's layout. They stay where they are until the next `load`.
+  std::vector<Tensor> values() const;
+  /// The model reads `state` as its values from now on.
+  void set_values(const std::vector<Tensor>& state);
+  /// Tensor `name` of a state in file layout on the CPU, float32. Throws NOT_FOUND.
+  Tensor read_state(const std::string& name, const std::vector<Tensor>& state) const;
+  /// Overwrites a state with what a source has under the names of the model. Errors as `load`, after which the state
+  /// may be changed in part when tensors were not finite.
+  void write_state(StateSource& source, const std::vector<Tensor>& state) const;
+
   /// All of them, as `infos`.
   std::vector<NamedTensor> state_dict() const;
   /// Bytes of the packed weights and the rest; before `load`, without the padding that packing may add.
@@ -68,13 +83,18 @@ class ParameterStore {
 
   DType dtype() const { return dtype_; }
   Precision precision() const { return options_.precision; }
+  bool trainable() const { return options_.trainable; }
   Device device() const { return device_; }
 
  private:
   Parameter& declare(const std::vector<std::string>& names, const Shape& shape);
   std::string source_name(const std::string& name, const std::unordered_map<std::string, bool>& present) const;
   double check_source(const StateSource& source, std::unordered_map<std::string, bool>& present) const;
-  void load_parameter(Parameter& p, const std::vector<Tensor>& parts, std::vector<std::string>& not_finite) const;
+  using Store = std::function<void(size_t index, const Tensor& plain)>;
+  void read_source(StateSource& source, const LoadProgress& progress, const Store& store) const;
+  Tensor join(const Parameter& p, const std::vector<Tensor>& parts, std::vector<std::string>& not_finite) const;
+  void keep(Parameter& p, const Tensor& plain) const;
+  std::pair<size_t, int64_t> find(const std::string& name) const;
   Tensor unpack(const Parameter& p) const;
   void clear();
 

@@ -1,5 +1,6 @@
 #include "nn/t5_encoder.h"
 
+#include "autograd/tape.h"
 #include "core/error.h"
 #include "ops/ops.h"
 
@@ -31,8 +32,8 @@ Tensor T5Block::forward(const Tensor& x, const Tensor& position_bias, const Tens
   return wo_.forward(ops::gated_activation(gate, up, Activation::GeluTanh), h);
 }
 
-T5Encoder::T5Encoder(const T5Config& c, DType dtype, Device device, bool int8_weights)
-    : Module("t5 encoder", dtype, device, {.int8 = int8_weights}),
+T5Encoder::T5Encoder(const T5Config& c, DType dtype, Device device, const WeightOptions& options)
+    : Module("t5 encoder", dtype, device, options),
       config_(c),
       embedding_(parameters_.tensor({"shared.weight"}, {c.vocab_size, c.d_model}, dtype)) {
   parameters_.alias("shared.weight", "encoder.embed_tokens.weight");  // one table, saved under one or both names
@@ -52,7 +53,11 @@ Tensor T5Encoder::forward(const Tensor& ids, const Tensor& mask) const {
   const Tensor bias = ops::relative_position_bias(*relative_attention_bias_, ids.dim(1),
                                                   config_.relative_attention_max_distance);  // (heads, T, T)
   Tensor h = ops::embedding(ids, *embedding_);                                               // (B, T, d_model)
-  for (const T5Block& block : blocks_) h = block.forward(h, bias, mask);
+  if (h.dtype() != dtype()) h = ops::copy(h, dtype());  // the table is float32 in training
+  for (const T5Block& block : blocks_) {
+    if (!checkpointing_) h = block.forward(h, bias, mask);
+    else h = checkpoint({}, [&block, h, bias, mask](const Tensor&) { return block.forward(h, bias, mask); });
+  }
   return ops::rms_norm(h, *final_norm_, config_.layer_norm_epsilon);
 }
 

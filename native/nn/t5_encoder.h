@@ -29,7 +29,9 @@ class T5Encoder : public Module {
  public:
   /// `dtype`: f32 or bf16. Never float16: the residual stream overflows it. With `int8_weights` the linear layers keep
   /// int8 weights; embedding, norms and position bias stay as they are, and all arithmetic is in `dtype`.
-  T5Encoder(const T5Config& config, DType dtype, Device device, bool int8_weights = false);
+  T5Encoder(const T5Config& config, DType dtype, Device device, bool int8_weights = false)
+      : T5Encoder(config, dtype, device, WeightOptions{.int8 = int8_weights}) {}
+  T5Encoder(const T5Config& config, DType dtype, Device device, const WeightOptions& options);
   const T5Config& config() const { return config_; }
   /// ids (B, T) int32 in [0, vocab_size), mask (B, T) int32 with 0 for padding, at least one token per text →
   /// (B, T, d_model) in the compute dtype. Padded positions get a result as well, as in transformers.

@@ -19,8 +19,8 @@ TimestepEmbedding::Params timestep_params(const UNetConfig& c, Activation post_a
 
 }  // namespace
 
-UNet::UNet(const UNetConfig& c, DType dtype, Device device, Precision precision)
-    : Module("unet", dtype, device, {.precision = precision}),
+UNet::UNet(const UNetConfig& c, DType dtype, Device device, const WeightOptions& options)
+    : Module("unet", dtype, device, options),
       config_(c),
       conv_in_(parameters_, "conv_in", c.in_channels, c.block_out_channels[0], 3),
       time_embedding_(parameters_, "time_embedding", timestep_params(c, c.timestep_post_act)),
@@ -98,7 +98,7 @@ Tensor UNet::forward(const Tensor& x, const Tensor& t, const Conditioning& cond,
                      const Tap& tap) const {
   check_inputs(x, t, cond, class_labels);
   const Tensor embedding = embed(t, cond, class_labels, tap);
-  const BlockInputs in{embedding, cond, tap};
+  const BlockInputs in{embedding, cond, tap, checkpointing_};
   SkipStack skips(hidden_channels_);
   Tensor h = skips.push(x.dim(0), x.dim(1), x.dim(2), config_.block_out_channels[0], dtype(), device());
   h = tapped(tap, "conv_in", conv_in_.forward(as_compute(x), {}, 1, h));  // (B, H, W, C0)

@@ -12,7 +12,9 @@ namespace df {
 class UNet : public Module {
  public:
   /// `dtype`: f32 or bf16, of the products and activations. Weights come with `load`. `precision`: of the convolutions.
-  UNet(const UNetConfig& config, DType dtype, Device device, Precision precision = Precision::Default);
+  UNet(const UNetConfig& config, DType dtype, Device device, Precision precision = Precision::Default)
+      : UNet(config, dtype, device, WeightOptions{.precision = precision}) {}
+  UNet(const UNetConfig& config, DType dtype, Device device, const WeightOptions& options);
   const UNetConfig& config() const { return config_; }
 
   /// Everything that depends on the text alone, for all steps of a picture: keys and values of every attention block

@@ -1,5 +1,7 @@
 #include "nn/unet_blocks.h"
 
+#include "autograd/tape.h"
+
 namespace df {
 namespace {
 
@@ -29,6 +31,17 @@ AttentionBlockParams attention_params(const UNetConfig& c, int level, bool only_
   p.only_text = only_text;
   p.norm_text = c.cross_attention_norm;
   return p;
+}
+
+Tensor run(const ResnetBlock& block, const Tensor& x, const BlockInputs& in, const Tensor& into = {}) {
+  if (!in.checkpointing) return block.forward(x, in.embedding, into);
+  return checkpoint(into, [&block, x, e = in.embedding](const Tensor& to) { return block.forward(x, e, to); });
+}
+
+Tensor run(const AttentionBlock& block, const Tensor& x, const BlockInputs& in, const Tensor& into = {}) {
+  const KeyValue& text = in.cond.text[size_t(block.index())];
+  if (!in.checkpointing) return block.forward(x, text, into);
+  return checkpoint(into, [&block, x, text](const Tensor& to) { return block.forward(x, text, to); });
 }
 
 std::string child(const std::string& block, const char* list, int64_t i) {
@@ -64,14 +77,14 @@ Tensor DownBlock::forward(Tensor x, const BlockInputs& in, SkipStack& skips) con
   const Device device = x.device();
   for (size_t i = 0; i < resnets_.size(); i++) {
     const Tensor skip = skips.push(n, height, width, out_channels_, dtype, device);
-    x = tapped(in.tap, resnets_[i].name(), resnets_[i].forward(x, in.embedding, attentions_.empty() ? skip : Tensor()));
+    x = tapped(in.tap, resnets_[i].name(), run(resnets_[i], x, in, attentions_.empty() ? skip : Tensor()));
     if (attentions_.empty()) continue;
     const AttentionBlock& attention = attentions_[i];
-    x = tapped(in.tap, attention.name(), attention.forward(x, in.cond.text[attention.index()], skip));
+    x = tapped(in.tap, attention.name(), run(attention, x, in, skip));
   }
   if (downsampler_) {
     const Tensor skip = skips.push(n, height / 2, width / 2, out_channels_, dtype, device);
-    x = tapped(in.tap, downsampler_->name(), downsampler_->forward(x, in.embedding, skip));
+    x = tapped(in.tap, downsampler_->name(), run(*downsampler_, x, in, skip));
   }
   return x;
 }
@@ -85,9 +98,9 @@ MidBlock::MidBlock(ParameterStore& p, const UNetConfig& c, int& attention_count)
                 resnet_params(c, c.block_out_channels.back(), c.block_out_channels.back(), c.mid_block_scale_factor)) {}
 
 Tensor MidBlock::forward(Tensor x, const BlockInputs& in, const Tensor& into) const {
-  x = tapped(in.tap, resnet_0_.name(), resnet_0_.forward(x, in.embedding));
-  x = tapped(in.tap, attention_.name(), attention_.forward(x, in.cond.text[attention_.index()]));
-  x = tapped(in.tap, resnet_1_.name(), resnet_1_.forward(x, in.embedding, into));
+  x = tapped(in.tap, resnet_0_.name(), run(resnet_0_, x, in));
+  x = tapped(in.tap, attention_.name(), run(attention_, x, in));
+  x = tapped(in.tap, resnet_1_.name(), run(resnet_1_, x, in, into));
   return tapped(in.tap, "mid_block", x);
 }
 
@@ -118,14 +131,14 @@ Tensor UpBlock::forward(const BlockInputs& in, SkipStack& skips) const {
   for (size_t i = 0; i < resnets_.size(); i++) {
     Tensor joined = skips.pop();  // (B, H, W, hidden + skip)
     const Tensor into = i + 1 < resnets_.size() ? skips.hidden() : Tensor();
-    x = resnets_[i].forward(joined, in.embedding, attentions_.empty() ? into : Tensor());
+    x = run(resnets_[i], joined, in, attentions_.empty() ? into : Tensor());
     joined = Tensor();  // freed before the attention
     x = tapped(in.tap, resnets_[i].name(), x);
     if (attentions_.empty()) continue;
     const AttentionBlock& attention = attentions_[i];
-    x = tapped(in.tap, attention.name(), attention.forward(x, in.cond.text[attention.index()], into));
+    x = tapped(in.tap, attention.name(), run(attention, x, in, into));
   }
-  if (upsampler_) x = tapped(in.tap, upsampler_->name(), upsampler_->forward(x, in.embedding, skips.hidden()));
+  if (upsampler_) x = tapped(in.tap, upsampler_->name(), run(*upsampler_, x, in, skips.hidden()));
   return x;
 }
 

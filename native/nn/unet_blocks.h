@@ -27,6 +27,7 @@ struct BlockInputs {
   const Tensor& embedding;  ///< (B, time_embedding_dim), activated unless resnet_skip_time_act
   const Conditioning& cond;
   const Tap& tap;
+  bool checkpointing = false;  ///< see checkpoint in autograd/tape.h
 };
 
 class DownBlock {

@@ -40,8 +40,9 @@ void check_vector(const char* op, const char* parameter, const Tensor& t, int64_
 
 void check_weight(const char* op, const Tensor& x, const Weight& w) {
   DF_CHECK(w.defined(), "%s: weight must be packed, got an undefined one", op);
-  DF_CHECK(w.data.device() == x.device(), "%s: weight must be on %s, got %s", op, x.device().str().c_str(),
-           w.data.device().str().c_str());
+  const Device device = w.master.defined() ? w.master.device() : w.data.device();
+  DF_CHECK(device == x.device(), "%s: weight must be on %s, got %s", op, x.device().str().c_str(),
+           device.str().c_str());
   DF_CHECK(w.dtype == x.dtype(), "%s: weight must be packed for %s, got %s", op, dtype_name(x.dtype()),
            dtype_name(w.dtype));
   DF_CHECK(x.dim(-1) == w.in, "%s: x must have %lld channels as its weight, got %s", op, ll(w.in),

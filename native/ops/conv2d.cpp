@@ -2,6 +2,7 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "ops/recording.h"
 
 namespace df::ops {
 
@@ -18,7 +19,8 @@ Tensor conv2d(const Tensor& x, const Weight& w, const Conv2dParams& p, const Epi
   check_epilogue("conv2d", shape, x, e);
   Tensor y = result("conv2d", into, shape, x.dtype(), x.device());
   begin_op(2.0 * double(shape.numel()) * double(w.kernel_h * w.kernel_w * w.in));
-  backend_for(x.device()).conv2d(y, x, w, p, e);
+  backend_for(x.device()).conv2d(y, x, packed(w, x.dtype()), p, e);
+  record_product(y, x, w, &p, e);
   return y;
 }
 

@@ -2,12 +2,14 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "ops/recording.h"
 
 namespace df::ops {
 
 DdpmResult ddpm_step(const Tensor& x, const Tensor& model, const Tensor& noise, const DdpmStep& p, bool want_x0) {
   check_tensor("ddpm_step", "x", x, 4, {DType::F32});
   check_activations("ddpm_step", "model", model, 4);
+  refuse_gradient("ddpm_step", model);
   const int64_t batch = x.dim(0), channels = x.dim(3);
   const bool learned = p.variance != DdpmStep::Variance::Fixed;
   DF_CHECK(model.dim(0) == batch || model.dim(0) == 2 * batch, "ddpm_step: model must have %lld or %lld items, got %s",

@@ -2,6 +2,7 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "ops/recording.h"
 
 namespace df::ops {
 
@@ -21,11 +22,18 @@ Tensor embedding(const Tensor& ids, const Tensor& table) {
   shape.push_back(table.dim(1));
   Tensor y = Tensor::empty(shape, table.dtype(), table.device());
   backend_for(ids.device()).embedding(y, ids, table);
+  if (Tape* tape = recorder({&table}))
+    tape->record(y, [ids, table](Tape& t, const Tensor& dy) {
+      begin_op();
+      Tensor dtable = t.parameter_gradient(table);
+      backend_for(ids.device()).embedding_backward(dtable, dy, ids);
+    });
   return y;
 }
 
 Tensor timestep_embedding(const Tensor& t, int64_t dim, bool flip_sin_to_cos, float freq_shift) {
   check_tensor("timestep_embedding", "t", t, 1, {DType::F32});
+  refuse_gradient("timestep_embedding", t);
   DF_CHECK(dim >= 2, "timestep_embedding: dim must be at least 2, got %lld", ll(dim));
   DF_CHECK(freq_shift < float(dim / 2), "timestep_embedding: freq_shift must be less than dim / 2 = %lld, got %g",
            ll(dim / 2), double(freq_shift));

@@ -2,6 +2,7 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "ops/recording.h"
 
 namespace df::ops {
 
@@ -23,7 +24,7 @@ Weight pack_int8(const Tensor& plain, DType dtype) {
 }
 
 Tensor unpack(const Weight& weight, DType dtype) {
-  DF_CHECK(weight.defined(), "unpack: weight must be packed, got an undefined one");
+  DF_CHECK(weight.data.defined(), "unpack: weight must be packed, got an undefined one");
   DF_CHECK(dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16,
            "unpack: dtype must be f32 or bf16 or f16, got %s", dtype_name(dtype));
   begin_op();
@@ -42,7 +43,8 @@ Tensor linear(const Tensor& x, const Weight& w, const Epilogue& e, Tensor into) 
   check_epilogue("linear", shape, x, e);
   Tensor y = result("linear", into, shape, x.dtype(), x.device());
   begin_op(2.0 * double(x.numel()) * double(w.out));
-  backend_for(x.device()).linear(y, x, w, e);
+  backend_for(x.device()).linear(y, x, packed(w, x.dtype()), e);
+  record_product(y, x, w, nullptr, e);
   return y;
 }
 

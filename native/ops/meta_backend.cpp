@@ -11,18 +11,7 @@ class MetaBackend : public Backend {
  public:
   const char* name() const override { return "meta"; }
 
-  Weight pack(const Tensor& plain, DType dtype) override {
-    const bool convolution = plain.shape().rank() == 4;
-    Weight w;
-    w.out = plain.dim(0);
-    w.kernel_h = convolution ? plain.dim(1) : 1;
-    w.kernel_w = convolution ? plain.dim(2) : 1;
-    w.in = plain.dim(-1);
-    w.dtype = dtype;
-    const size_t bytes = packed_bytes(w.out, w.kernel_h, w.kernel_w, w.in, dtype);
-    w.data = Tensor::empty({int64_t(bytes)}, DType::U8, plain.device());
-    return w;
-  }
+  Weight pack(const Tensor& plain, DType dtype) override { return pack_as(plain, plain.dim(0), plain.dim(-1), dtype); }
   Weight pack_int8(const Tensor& plain, DType dtype) override {
     Weight w;
     w.out = plain.dim(0);
@@ -63,7 +52,42 @@ class MetaBackend : public Backend {
   void timestep_embedding(Tensor&, const Tensor&, bool, float) override {}
   void prepend_mean_token(Tensor&, const Tensor&, const Tensor&) override {}
   void relative_position_bias(Tensor&, const Tensor&, int) override {}
+  Weight pack_transposed(const Tensor& plain, DType dtype) override {
+    return pack_as(plain, plain.dim(-1), plain.dim(0), dtype);
+  }
+  void weight_gradient(Tensor&, const Tensor&, const Tensor&, const Conv2dParams&, float) override {}
+  void bias_gradient(Tensor&, const Tensor&, float) override {}
   void ddpm_step(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const DdpmStep&) override {}
+
+  void attention_backward(Gradient, const std::vector<Gradient>&, const std::vector<Gradient>&, Tensor, const Tensor&, const Tensor&, const Tensor&, const AttentionParams&) override {}
+  void group_norm_backward(Gradient, Tensor, Tensor, Gradient, Gradient, const Tensor&, const Tensor&, const GroupNormParams&) override {}
+  void layer_norm_backward(Gradient, Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
+  void rms_norm_backward(Gradient, Tensor, const Tensor&, const Tensor&, const Tensor&, float) override {}
+  void activation_backward(Gradient, const Tensor&, const Tensor&, Activation) override {}
+  void gated_activation_backward(Gradient, Gradient, const Tensor&, const Tensor&, const Tensor&, Activation) override {}
+  void scale_backward(Gradient, float, const Tensor&) override {}
+  void resample_backward(Gradient, const Tensor&, Resample) override {}
+  void prepend_mean_token_backward(Gradient, Tensor, const Tensor&) override {}
+  void embedding_backward(Tensor&, const Tensor&, const Tensor&) override {}
+  void relative_position_bias_backward(Tensor&, const Tensor&, int) override {}
+  void blend(Tensor&, const std::vector<float>&, const Tensor&, const std::vector<float>&, const Tensor&) override {}
+  void diffusion_loss(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const DiffusionLoss&) override {}
+  double squared_norm(const Tensor&) override { return 0; }
+  void adamw_step(Tensor&, Tensor&, Tensor&, Tensor&, const Tensor&, const AdamWStep&) override {}
+
+ private:
+  Weight pack_as(const Tensor& plain, int64_t out, int64_t in, DType dtype) {
+    const bool convolution = plain.shape().rank() == 4;
+    Weight w;
+    w.out = out;
+    w.kernel_h = convolution ? plain.dim(1) : 1;
+    w.kernel_w = convolution ? plain.dim(2) : 1;
+    w.in = in;
+    w.dtype = dtype;
+    const size_t bytes = packed_bytes(w.out, w.kernel_h, w.kernel_w, w.in, dtype);
+    w.data = Tensor::empty({int64_t(bytes)}, DType::U8, plain.device());
+    return w;
+  }
 };
 
 }  // namespace

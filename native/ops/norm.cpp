@@ -2,6 +2,7 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "ops/recording.h"
 
 namespace df::ops {
 
@@ -24,6 +25,16 @@ Tensor group_norm(const Tensor& x, const GroupNormParams& p, Tensor into) {
   Tensor y = result("group_norm", into, x.shape(), x.dtype(), x.device());
   begin_op();
   backend_for(x.device()).group_norm(y, x, p);
+  if (Tape* tape = recorder({&x, &p.gamma, &p.beta, &p.scale, &p.shift})) {
+    check_distinct("group_norm", {&x, &p.scale, &p.shift});
+    tape->record(y, [x, p](Tape& t, const Tensor& dy) {
+      begin_op();
+      const Gradient dx = t.gradient(TensorRef(x)), dscale = t.gradient(TensorRef(p.scale)),
+                     dshift = t.gradient(TensorRef(p.shift));
+      backend_for(x.device()).group_norm_backward(dx, t.parameter_gradient(p.gamma), t.parameter_gradient(p.beta),
+                                                  dscale, dshift, dy, x, p);
+    });
+  }
   return y;
 }
 
@@ -35,6 +46,12 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, floa
   begin_op();
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   backend_for(x.device()).layer_norm(y, x, gamma, beta, eps);
+  if (Tape* tape = recorder({&x, &gamma, &beta}))
+    tape->record(y, [x, gamma, beta, eps](Tape& t, const Tensor& dy) {
+      begin_op();
+      backend_for(x.device()).layer_norm_backward(t.gradient(TensorRef(x)), t.parameter_gradient(gamma),
+                                                  t.parameter_gradient(beta), dy, x, gamma, eps);
+    });
   return y;
 }
 
@@ -45,6 +62,12 @@ Tensor rms_norm(const Tensor& x, const Tensor& gamma, float eps) {
   begin_op();
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   backend_for(x.device()).rms_norm(y, x, gamma, eps);
+  if (Tape* tape = recorder({&x, &gamma}))
+    tape->record(y, [x, gamma, eps](Tape& t, const Tensor& dy) {
+      begin_op();
+      backend_for(x.device()).rms_norm_backward(t.gradient(TensorRef(x)), t.parameter_gradient(gamma), dy, x, gamma,
+                                                eps);
+    });
   return y;
 }
 

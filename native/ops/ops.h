@@ -2,6 +2,8 @@
 // counts its work, picks the backend of its input's device and returns the result. `into`, where present, is a tensor or
 // view of the right shape that receives the result (a slice of a wider buffer makes a concatenation free).
 #pragma once
+#include <vector>
+
 #include "core/tensor.h"
 #include "ops/types.h"
 
@@ -40,6 +42,9 @@ Tensor activation(const Tensor& x, Activation kind);
 Tensor gated_activation(const Tensor& gate, const Tensor& up, Activation kind);
 /// a*x + b*z; result in the dtype of x.
 Tensor axpby(float a, const Tensor& x, float b, const Tensor& z);
+/// terms[0] += terms[1] + …, float32 and alike, by tree_sum; all terms but the first hold partial sums afterwards. They
+/// may be on different devices of one type.
+void add_terms(const std::vector<Tensor>& terms);
 /// Copy with conversion; `into` may be a strided view.
 Tensor copy(const Tensor& x, DType dtype, Tensor into = {});
 bool all_finite(const Tensor& x);

@@ -2,6 +2,7 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "ops/recording.h"
 
 namespace df::ops {
 
@@ -14,11 +15,17 @@ Tensor resample(const Tensor& x, Resample mode, Tensor into) {
   Tensor y = result("resample", into, shape, x.dtype(), x.device());
   begin_op();
   backend_for(x.device()).resample(y, x, mode);
+  if (Tape* tape = recorder({&x}))
+    tape->record(y, [r = TensorRef(x), mode](Tape& t, const Tensor& dy) {
+      begin_op();
+      backend_for(dy.device()).resample_backward(t.gradient(r), dy, mode);
+    });
   return y;
 }
 
 Tensor bilinear(const Tensor& x, int64_t height, int64_t width) {
   check_activations("bilinear", "x", x, 4);
+  refuse_gradient("bilinear", x);
   DF_CHECK(height >= 1 && width >= 1, "bilinear: height and width must be at least 1, got %lld and %lld", ll(height),
            ll(width));
   begin_op();
@@ -29,6 +36,7 @@ Tensor bilinear(const Tensor& x, int64_t height, int64_t width) {
 
 Tensor nchw_to_nhwc(const Tensor& x, DType dtype) {
   check_tensor("nchw_to_nhwc", "x", x, 4, {DType::F32});
+  refuse_gradient("nchw_to_nhwc", x);
   DF_CHECK(x.contiguous(), "nchw_to_nhwc: x must be contiguous, got a strided view of %s", x.shape().str().c_str());
   DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "nchw_to_nhwc: dtype must be f32 or bf16, got %s",
            dtype_name(dtype));
@@ -40,6 +48,7 @@ Tensor nchw_to_nhwc(const Tensor& x, DType dtype) {
 
 Tensor nhwc_to_nchw(const Tensor& x) {
   check_activations("nhwc_to_nchw", "x", x, 4);
+  refuse_gradient("nhwc_to_nchw", x);
   begin_op();
   Tensor y = Tensor::empty({x.dim(0), x.dim(3), x.dim(1), x.dim(2)}, DType::F32, x.device());
   backend_for(x.device()).nhwc_to_nchw(y, x);

@@ -17,11 +17,11 @@ struct Weight {
   int layout = 0;
   Tensor data;    ///< values of `dtype`, or with `scales` int8 values in a tensor of u8
   Tensor scales;  ///< (out) float32: the weight of output o is scales[o] * data[o]; undefined when data is of `dtype`
-  /// In training instead of `data`: the float32 parameter (O, kh, kw, I), packed in the dtype of x for every product.
+  /// In training instead of `data`: the contiguous float32 parameter (O, kh, kw, I), packed for every product.
   Tensor master;
   bool defined() const { return data.defined() || master.defined(); }
   bool int8() const { return scales.defined(); }
-  size_t bytes() const { return data.bytes() + (int8() ? scales.bytes() : 0); }
+  size_t bytes() const { return master.defined() ? master.bytes() : data.bytes() + (int8() ? scales.bytes() : 0); }
 };
 
 /// What is done to a product before it is stored: y = (x·w + bias + residual) * scale, rounded once.

@@ -1,23 +1,22 @@
 // One replica of a model in training: float32 parameters, their gradients, AdamW's moments, the EMA. TypeScript decides
 // what every sample is (timestep, weights, captions); a call here is one micro-batch or one optimizer step.
 #pragma once
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "autograd/tape.h"
 #include "io/state_source.h"
+#include "nn/memory_plan.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
 #include "ops/types.h"
+#include "optim/adamw.h"
+#include "training/noise.h"
 
 namespace df {
-
-/// The noise added to a picture, by Philox keyed with (seed, purpose, sample index): the same for any split of a batch.
-struct NoiseOptions {
-  float offset = 0;               ///< + offset · one normal number per channel (Guttenberg 2023; diffengine OffsetNoise)
-  float pyramid_discount = 0;     ///< > 0: pyramid noise (diffengine PyramidNoise: discount 0.9)
-  float input_perturbation = 0;   ///< xt is built with noise + γ · ξ, the target stays noise (Ning et al. 2023)
-};
 
 /// One training sample: coefficients computed in float64 by TypeScript.
 struct TrainingSample {
@@ -29,6 +28,7 @@ struct TrainingSample {
   LossSample loss;
 };
 
+/// Tensors are on the device of the trainer.
 struct MicroBatch {
   Tensor images;                   ///< (B, H, W, 3) float32 in [-1, 1]
   Tensor low_res;                  ///< (B, h, w, 3) float32 in [-1, 1], enlarged bilinearly to (H, W); undefined: stage I
@@ -42,49 +42,98 @@ struct MicroBatch {
   float gradient_scale = 1;        ///< 1 / samples of the logical batch
 };
 
+/// A micro-batch whose noise is drawn. All (B, H, W, 3) float32.
+struct NoisedImages {
+  Tensor noise;                    ///< the target of ε-prediction
+  Tensor xt;
+  Tensor low_res;                  ///< enlarged and noised; undefined: stage I
+};
+
 struct TrainerOptions {
   DType dtype = DType::BF16;       ///< of products and activations; parameters are float32
   Precision precision = Precision::Default;
-  bool checkpointing = false;      ///< residual and attention blocks are computed again on the way back
+  bool checkpointing = false;      ///< residual, attention and T5 blocks are computed again on the way back
   bool ema = false;
 };
 
-struct OptimizerStep {
-  int64_t step = 1;                ///< n of the bias corrections, from 1
-  double lr = 0, weight_decay = 1e-2, beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
-  double clip_norm = 0;            ///< largest global norm of the gradient; 0: not clipped
-  double ema_decay = 0;
-  double norm_limit = 0;           ///< > 0: a larger (or non-finite) norm leaves everything as it is
-};
-struct OptimizerResult {
-  double gradient_norm = 0;        ///< before clipping
-  bool applied = false;            ///< false: norm not finite or above the limit; parameters and moments are unchanged
+/// A model, and what belongs to its parameters: states of its ParameterStore.
+struct TrainedModel {
+  ParameterStore* store = nullptr;  ///< null: this model is not trained
+  std::vector<Tensor> values, gradients, moments, squared_moments, ema;  ///< empty before `load`; ema: unless wanted
 };
 
+/// All but the constructor and what fills the parameters throw INVALID_ARGUMENT while there are none. Not thread-safe.
 class Trainer {
  public:
   /// `t5`: the text encoder is trained as well.
   Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Device device, const TrainerOptions& options);
-  /// Parameters from diffusers / transformers files, moments zero, EMA equal to the parameters.
-  void load(StateSource& unet, StateSource* t5, const LoadProgress& progress);
-  /// Random parameters for training from scratch, as diffusers and transformers initialise them.
+  /// Parameters from diffusers / transformers files, moments and gradients zero, EMA equal to the parameters. After an
+  /// error there are no parameters.
+  void load(StateSource& unet, StateSource* t5, const LoadProgress& progress = {});
+  /// Random parameters for training from scratch, as diffusers and transformers initialise them; the rest as `load`.
   void initialise(uint64_t seed);
-  /// Forward and backward; gradients are added up. Returns (B, 2) float32: DiffusionLoss terms.
+
+  /// Forward and backward; gradients are added up. Returns (B, 2) float32: DiffusionLoss terms. After an error (a
+  /// cancelled command, say) the gradients are zero: the logical batch begins anew.
   Tensor accumulate(const MicroBatch& batch);
+  /// The same for noise that is drawn already.
+  Tensor accumulate(const MicroBatch& batch, const NoisedImages& images);
   /// The same terms without gradients; `use_ema`: of the averaged weights.
   Tensor evaluate(const MicroBatch& batch, bool use_ema);
   /// One AdamW step over all parameters; gradients are zero afterwards, also when the step was not applied.
   OptimizerResult step(const OptimizerStep& p);
-  /// Writes the tensors of one kind in file layout (diffusers' names), atomically, metadata included.
-  enum class Kind { Unet, UnetEma, UnetMoments, T5, T5Ema, T5Moments };
-  void save(const std::string& path, Kind kind, DType dtype, const std::vector<std::pair<std::string, std::string>>& metadata) const;
-  /// Reads back what `save` wrote in float32, bit for bit.
-  void restore(const std::string& path, Kind kind);
-  /// A copy for sampling (packed, in `dtype`).
+
+  /// What is written to and read from a file. Moments are tensors "NAME.exp_avg" and "NAME.exp_avg_sq".
+  enum class Part { Unet, UnetEma, UnetMoments, T5, T5Ema, T5Moments };
+  /// Writes one part in file layout (diffusers' names), atomically, tensor by tensor. Throws INVALID_ARGUMENT when the
+  /// part does not exist here, WEIGHTS when values are not finite in `dtype`, IO.
+  void save(const std::string& path, Part part, DType dtype, const Metadata& metadata) const;
+  /// Reads back what `save` wrote, in float32 bit for bit; the other parts stay. Parameters come first: they bring zero
+  /// moments and an equal EMA when there were none. Errors as ParameterStore::load; after one of them the part may be
+  /// changed by half.
+  void restore(const std::string& path, Part part);
+
+  /// A copy for sampling, packed in `dtype`.
   std::shared_ptr<UNet> unet(DType dtype, bool ema) const;
   std::shared_ptr<T5Encoder> t5(DType dtype, bool ema) const;
-  Device device() const;
-  // … defined by native/training/trainer.cpp
+
+  Device device() const { return device_; }
+  const UNetConfig& unet_config() const { return unet_config_; }
+  /// Trained numbers, and the bytes of parameters, gradients, moments and EMA.
+  int64_t parameter_count() const;
+  size_t bytes() const;
+  /// The UNet, and the text encoder when it is trained.
+  std::vector<TrainedModel*> models();
+
+ private:
+  void check_loaded() const;
+  void check_batch(const MicroBatch& batch) const;
+  NoisedImages add_noise(const MicroBatch& batch) const;
+  Tensor forward(const MicroBatch& batch, const NoisedImages& images) const;
+  Tensor loss(const MicroBatch& batch, const NoisedImages& images, const Tensor& model, Tensor dmodel) const;
+  void attach(TrainedModel& model);
+  void zero_gradients();
+  const TrainedModel& model_of(Part part) const;
+
+  UNetConfig unet_config_;
+  std::optional<T5Config> t5_config_;
+  Device device_;
+  TrainerOptions options_;
+  std::unique_ptr<UNet> unet_;
+  std::unique_ptr<T5Encoder> t5_;
+  TrainedModel unet_model_, t5_model_;
+  Tape tape_;         // watches the gradients of all parameters that are loaded
+  AdamW optimizer_;   // of the same
 };
+
+/// Gives all replicas the sum of their gradients, by the tree of tree_sum in the order of `replicas`: two replicas with
+/// a batch of 2 each have the bits of one with a batch of 4. No replica may be in use. Throws INVALID_ARGUMENT for
+/// replicas of different models or repeated ones.
+void reduce_gradients(const std::vector<Trainer*>& replicas);
+
+/// Parameters, gradients, moments and EMA as weight_bytes, the rest of one micro-batch of `batch` pictures of height ×
+/// width and `tokens` text tokens as activation_bytes, and its flops; from the meta backend.
+MemoryPlan plan_trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, const TrainerOptions& options,
+                        int64_t batch, int64_t height, int64_t width, int64_t tokens);
 
 }  // namespace df

@@ -259,11 +259,3 @@ test('Ctrl-C stops within a second and leaves nothing half-written', async () =>
   expect(stderr).toMatch(/interrupted/);
   expect(existsSync(path.join(dir, 'never.png'))).toBe(false);
 });
-
-test('if-train says what is missing', async () => {
-  const outcome = await new Promise<Outcome>((resolve) => {
-    execFile(process.execPath, [path.resolve('dist/cli/if-train.js')], (error, stdout, stderr) => resolve({ code: error ? Number(error.code) : 0, stdout, stderr }));
-  });
-  expect(outcome.code).toBe(1);
-  expect(outcome.stderr).toMatch(/training comes in the next version/);
-});

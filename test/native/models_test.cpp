@@ -3,15 +3,11 @@
 // (exact) and with the default ones, which double the error of float32 at most and are held to the same tolerances; the
 // fast ones raise the error of a bfloat16 convolution from 2.9e-3 to at most 1.2e-2 (winograd_test.cpp).
 #include <cmath>
-#include <map>
 #include <set>
 
-#include "core/random.h"
-#include "golden.h"
+#include "golden_models.h"
 #include "harness.h"
 #include "nn/denoise.h"
-#include "nn/t5_encoder.h"
-#include "nn/unet.h"
 #include "ops/backend.h"
 #include "ops/ops.h"
 #include "tensors.h"
@@ -20,36 +16,6 @@ namespace df::test {
 namespace {
 
 constexpr double kTolerance = 1e-5, kBfloat16 = 1.25, kFast = 1.2e-2 / 2.9e-3;
-
-struct GoldenUNet {
-  const char* name;
-  const char* folder;  // with config.json and diffusion_pytorch_model.safetensors
-};
-constexpr GoldenUNet kUNets[] = {{"unet_stage1", "tiny-if-I/unet"},
-                                 {"unet_stage2", "tiny-if-II/unet"},
-                                 {"unet_cross_only", "unet_cross_only"}};
-
-UNetConfig golden_config(const std::string& folder) {
-  return UNetConfig::from_json(normalised_unet_config(golden_json(folder + "/config.json")));
-}
-
-SafetensorsSource unet_source(const std::string& folder) {
-  return SafetensorsSource({golden_path(folder + "/diffusion_pytorch_model.safetensors")});
-}
-
-Tensor float_vector(const Tensor& ids) {
-  Tensor t = Tensor::empty({ids.numel()}, DType::F32, kCpu);
-  for (int64_t i = 0; i < ids.numel(); i++) t.data<float>()[i] = float(ids.data<int64_t>()[i]);
-  return t;
-}
-
-// The inputs and the result of a recorded forward pass, run through our network; float32 NCHW.
-Tensor run_golden(const UNet& unet, const SafetensorsFile& io, const Tap& tap = {}) {
-  const Tensor x = ops::nchw_to_nhwc(io.tensor("sample"), DType::F32);
-  const Tensor labels = io.contains("class_labels.i64") ? float_vector(io.tensor("class_labels.i64")) : Tensor();
-  const Conditioning cond = unet.prepare(io.tensor("encoder_hidden_states"));
-  return ops::nhwc_to_nchw(unet.forward(x, float_vector(io.tensor("timestep.i64")), cond, labels, tap));
-}
 
 // Modules that exist in diffusers but are fused into their neighbours here.
 bool is_fused(const std::string& module) {
@@ -63,14 +29,8 @@ void check_activation(const std::string& module, const Tensor& nhwc, const Safet
   Tensor got = ops::copy(nhwc, DType::F32);
   if (got.shape().rank() == 4) got = ops::nhwc_to_nchw(got);
   for (const std::string& name : acts.names()) {
-    const size_t at = name.find('@');
-    if (name.substr(0, at) != module) continue;
-    const Tensor want = acts.tensor(name);
-    if (at == std::string::npos) return check_close(module, got, want, kTolerance);
-    const int64_t stride = std::stoll(name.substr(at + 1));
-    Tensor thin = Tensor::empty({(got.numel() + stride - 1) / stride}, DType::F32, kCpu);
-    for (int64_t i = 0; i < thin.numel(); i++) thin.data<float>()[i] = got.data<float>()[i * stride];
-    return check_close(name, thin, want, kTolerance);
+    const Record record = parse_record(name);
+    if (record.name == module) return check_close(name, thinned(got, record), acts.tensor(name), kTolerance);
   }
 }
 
@@ -89,27 +49,6 @@ const Registration gate([](Suite& suite) {
   });
 });
 
-// A network of realistic widths; the weights are drawn, not stored (test/golden/wide.json).
-std::map<std::string, Tensor> wide_weights(const Json& recipe) {
-  TorchGenerator generator(uint64_t(recipe.find("seed")->integer()));
-  std::map<std::string, Tensor> weights;
-  for (const Json& parameter : recipe.find("parameters")->items()) {
-    const std::string& name = parameter.items()[0].string();
-    Shape shape;
-    for (const Json& d : parameter.items()[1].items()) shape.push_back(d.integer());
-    Tensor t = Tensor::empty(shape, DType::F32, kCpu);
-    generator.normal(t.data<float>(), t.numel());
-    const bool bias = name.size() > 4 && name.compare(name.size() - 4, 4, "bias") == 0;
-    const float root = float(std::sqrt(double(t.numel() / shape[0])));
-    for (int64_t i = 0; i < t.numel(); i++) {
-      float& v = t.data<float>()[i];
-      v = shape.rank() >= 2 ? v / root : bias ? v * 0.1f : 1 + v * 0.1f;
-    }
-    weights[name] = t;
-  }
-  return weights;
-}
-
 const char* name_of(Precision precision) {
   return precision == Precision::Exact ? "exact" : precision == Precision::Fast ? "fast" : "default";
 }
@@ -117,12 +56,12 @@ const char* name_of(Precision precision) {
 void add_golden_unet(Suite& suite, const GoldenUNet& g, Precision precision) {
   const char* mode = name_of(precision);
   suite.add(format("%s f32 %s", g.name, mode), [=] {
-    UNet unet(golden_config(g.folder), DType::F32, kCpu, precision);
-    SafetensorsSource source = unet_source(g.folder);
+    UNet unet(golden_unet_config(g.folder), DType::F32, kCpu, precision);
+    SafetensorsSource source = golden_unet_source(g.folder);
     unet.load(source);
     const auto io = golden(std::string(g.name) + "_io"), acts = golden(std::string(g.name) + "_acts");
     std::set<std::string> seen;
-    const Tensor out = run_golden(unet, *io, [&](const std::string& module, const Tensor& nhwc) {
+    const Tensor out = run_golden_unet(unet, *io, [&](const std::string& module, const Tensor& nhwc) {
       seen.insert(module);
       check_activation(module, nhwc, *acts);
     });
@@ -130,34 +69,32 @@ void add_golden_unet(Suite& suite, const GoldenUNet& g, Precision precision) {
       const std::string module = name.substr(0, name.find('@'));
       if (!seen.count(module) && !is_fused(module)) fail_case("no output of %s was seen", module.c_str());
     }
-    check_close("out", out, io->tensor("out"), kTolerance);
+    check_close("out", ops::nhwc_to_nchw(out), io->tensor("out"), kTolerance);
   });
   suite.add(format("%s bf16 %s", g.name, mode), [=] {
-    UNet unet(golden_config(g.folder), DType::BF16, kCpu, precision);
-    SafetensorsSource source = unet_source(g.folder);
+    UNet unet(golden_unet_config(g.folder), DType::BF16, kCpu, precision);
+    SafetensorsSource source = golden_unet_source(g.folder);
     unet.load(source);
     const auto io = golden(std::string(g.name) + "_io");
     const double torch_error = golden_json("bf16_error.json").find(g.name)->number();
-    check_close("out", run_golden(unet, *io), io->tensor("out"),
-                kBfloat16 * torch_error * (precision == Precision::Fast ? kFast : 1));
+    check_close("out", ops::nhwc_to_nchw(run_golden_unet(unet, *io)), io->tensor("out"), kBfloat16 * torch_error * (precision == Precision::Fast ? kFast : 1));
   });
 }
 
 const Registration unets([](Suite& suite) {
   for (const Precision precision : {Precision::Exact, Precision::Default, Precision::Fast}) {
-    for (const GoldenUNet& g : kUNets) add_golden_unet(suite, g, precision);
+    for (const GoldenUNet& g : kGoldenUNets) add_golden_unet(suite, g, precision);
     suite.add(format("unet_wide f32 %s", name_of(precision)), [precision] {
-      const Json recipe = golden_json("wide.json");
-      UNet unet(UNetConfig::from_json(normalised_unet_config(*recipe.find("config"))), DType::F32, kCpu, precision);
-      TensorMapSource source(wide_weights(recipe));
+      UNet unet(wide_config(), DType::F32, kCpu, precision);
+      TensorMapSource source = wide_source();
       unet.load(source);
       const auto io = golden("wide_io");
-      check_close("out", run_golden(unet, *io), io->tensor("out"), kTolerance);
+      check_close("out", ops::nhwc_to_nchw(run_golden_unet(unet, *io)), io->tensor("out"), kTolerance);
     });
   }
 
   suite.add("unet plan counts the scratch of winograd convolutions", [] {
-    const UNetConfig config = golden_config("tiny-if-I/unet");
+    const UNetConfig config = golden_unet_config("tiny-if-I/unet");
     const auto plan = [&](Precision precision) {
       return plan_unet(config, DType::F32, 1, 64, 64, 8, true, precision);
     };
@@ -169,7 +106,7 @@ const Registration unets([](Suite& suite) {
   });
 
   suite.add("unet refuses wrong inputs", [] {
-    const UNetConfig config = golden_config("tiny-if-II/unet");
+    const UNetConfig config = golden_unet_config("tiny-if-II/unet");
     UNet unet(config, DType::F32, kCpu);
     const Tensor text = Tensor::zeros({2, 3, 64}, DType::F32, kCpu), t = Tensor::zeros({2}, DType::F32, kCpu);
     const Tensor x = Tensor::zeros({2, 8, 8, 6}, DType::F32, kCpu);
@@ -207,22 +144,14 @@ const Registration unets([](Suite& suite) {
   });
 });
 
-Tensor int32_of(const Tensor& ids) {
-  Tensor t = Tensor::empty(ids.shape(), DType::I32, kCpu);
-  for (int64_t i = 0; i < ids.numel(); i++) t.data<int32_t>()[i] = int32_t(ids.data<int64_t>()[i]);
-  return t;
-}
-
 const Registration t5([](Suite& suite) {
   for (const DType dtype : {DType::F32, DType::BF16})
     suite.add(format("t5_tiny %s", dtype_name(dtype)), [dtype] {
-      const Json config = golden_json("tiny-if-I/text_encoder/config.json");
-      T5Encoder encoder(T5Config::from_json(normalised_t5_config(config)), dtype, kCpu);
-      SafetensorsSource source({golden_path("tiny-if-I/text_encoder/model.safetensors")});
+      T5Encoder encoder(golden_t5_config(), dtype, kCpu);
+      SafetensorsSource source = golden_t5_source();
       encoder.load(source);
       const auto io = golden("t5_tiny_io");
-      const Tensor ids = int32_of(io->tensor("input_ids.i64")), mask = int32_of(io->tensor("attention_mask.i64"));
-      const Tensor out = encoder.forward(ids, mask);
+      const Tensor out = run_golden_t5(encoder, *io);
       const double torch_error = golden_json("bf16_error.json").find("t5_tiny")->number();
       check_close("last_hidden_state", out, io->tensor("last_hidden_state"),
                   dtype == DType::F32 ? kTolerance : kBfloat16 * torch_error);

@@ -35,6 +35,10 @@ Tensor run_on(Backend& backend, const OpCall& call, Layout layout, int threads) 
   execution.pool = pools[threads - 1];
   ExecutionScope scope(execution);
   Tensor y = guarded(call.shape, call.dtype, layout);
+  if (call.initial.defined()) {
+    const auto values = reference::load(call.initial);
+    fill(y, [&](int64_t i) { return values[size_t(i)]; });
+  }
   call.run(backend, y);
   check_guard(y, layout);
   return y;
@@ -57,6 +61,11 @@ void check_backend(const CpuIsa& isa, const Prepared& p) {
 }
 
 void check_ops(const Prepared& p) {
+  if (!p.call.op) {
+    Tensor y = Tensor::empty(p.call.shape, p.call.dtype, kMeta);
+    p.call.run(backend_for(kMeta), y);
+    return;
+  }
   WorkCounter cpu_work, meta_work;
   Execution execution;
   ExecutionScope scope(execution);

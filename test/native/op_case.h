@@ -16,12 +16,15 @@ struct OpCall {
   DType dtype = DType::F32;
   /// The call on one backend; packs its own weights.
   std::function<void(Backend&, Tensor& y)> run;
-  /// The same through ops::, with the inputs moved to `device`.
-  std::function<Tensor(Device device)> op;
+  /// The same through ops::, with the inputs moved to `device`. Empty for what has no public op (a backward function):
+  /// then `run` is called on the meta backend, which looks at no input.
+  std::function<Tensor(Device device)> op = {};
   /// The oracle's values on exact float32 copies of the inputs, and the tolerance.
   std::function<Expected()> expected;
   /// Results may be views (false where the contract has contiguous ones only).
   bool strided = true;
+  /// What y holds before the call, rounded to its dtype, when the call adds to it; undefined: NaN.
+  Tensor initial = {};
 };
 
 /// Adds the cases "NAME isa=…" and "NAME ops". `make` builds the inputs when the first of them runs.

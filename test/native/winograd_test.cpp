@@ -6,75 +6,17 @@
 #include "golden.h"
 #include "ops/ops.h"
 #include "product_case.h"
+#include "winograd_transforms.h"
 
 namespace df::test {
 namespace {
 
-struct Form {
-  ConvAlgorithm algorithm;
-  const char* name;
-  int tile;                    // outputs of one dimension
-  std::vector<double> points;  // q of 0, ±q, …, ∞
-  bool rounds;                 // what is multiplied is rounded to bfloat16
-  int window() const { return tile + 2; }
-  int positions() const { return window() * window(); }
-};
-const Form kForms[] = {{ConvAlgorithm::WinogradF4, "f4", 4, {0.625, 1.5}, false},
-                       {ConvAlgorithm::WinogradF8, "f8", 8, {0.4375, 0.8125, 1.25, 2.375}, false},
-                       {ConvAlgorithm::WinogradF2Bf16, "f2-bf16", 2, {1}, true},
-                       {ConvAlgorithm::WinogradF4Bf16, "f4-bf16", 4, {0.625, 1.5}, true}};
+using Form = WinogradTransform;
 constexpr double kBfloat = 0x1p-8;  // unit roundoff of bfloat16
 
 bool exists(const Form& form, DType dtype, const std::string& isa) {
   if (isa == "reference" || (form.rounds && isa != "avx512bf16")) return false;
   return dtype == DType::BF16 || form.algorithm == ConvAlgorithm::WinogradF4;
-}
-
-// A matrix, row-major.
-struct Matrix {
-  int rows, columns;
-  std::vector<double> values;
-  Matrix(int r, int c) : rows(r), columns(c), values(size_t(r * c)) {}
-  double& operator()(int i, int j) { return values[size_t(i * columns + j)]; }
-  double operator()(int i, int j) const { return values[size_t(i * columns + j)]; }
-};
-
-// Magnitudes of the transforms (Lavin & Gray 2016; Blahut's construction): Bᵀ, G, Aᵀ.
-struct Magnitudes {
-  Matrix b, g, a;
-  explicit Magnitudes(const Form& form) : b(form.window(), form.window()), g(form.window(), 3), a(form.tile, form.window()) {
-    const int n = form.window(), last = n - 1;
-    std::vector<double> q{0};
-    for (double point : form.points) q.insert(q.end(), {point, -point});
-    for (int i = 0; i < n; i++) {
-      // row i of Bᵀ: the coefficients of Π (x - q_j), j ≠ i; row i of G: powers of q_i over the product's value at q_i;
-      // ∞: Π (x - q_j) over all finite points, its weight and output are the highest powers
-      std::vector<double> polynomial(size_t(n), 0);
-      polynomial[0] = 1;
-      double divisor = 1;
-      for (int j = 0; j < last; j++) {
-        if (j == i) continue;
-        for (int k = last; k >= 0; k--) polynomial[size_t(k)] = (k ? polynomial[size_t(k - 1)] : 0) - q[size_t(j)] * polynomial[size_t(k)];
-        if (i < last) divisor *= q[size_t(i)] - q[size_t(j)];
-      }
-      for (int k = 0; k < n; k++) b(i, k) = std::abs(polynomial[size_t(k)]);
-      for (int k = 0; k < 3; k++) g(i, k) = i == last ? k == 2 : std::abs(std::pow(q[size_t(i)], k) / divisor);
-      for (int k = 0; k < form.tile; k++) a(k, i) = i == last ? k == form.tile - 1 : std::abs(std::pow(q[size_t(i)], k));
-    }
-  }
-};
-
-// left · m · leftᵀ
-void sandwich(const Matrix& left, const double* m, double* out) {
-  std::vector<double> t(size_t(left.rows * left.columns));
-  for (int i = 0; i < left.rows; i++)
-    for (int j = 0; j < left.columns; j++)
-      for (int k = 0; k < left.columns; k++) t[size_t(i * left.columns + j)] += left(i, k) * m[k * left.columns + j];
-  for (int i = 0; i < left.rows; i++)
-    for (int j = 0; j < left.rows; j++) {
-      out[i * left.rows + j] = 0;
-      for (int k = 0; k < left.columns; k++) out[i * left.rows + j] += t[size_t(i * left.columns + k)] * left(j, k);
-    }
 }
 
 // Float32 roundings on the way of one product to the result, for P pairs of points, per dimension: P and one of a
@@ -87,7 +29,7 @@ double transform_roundings(const Form& form) { return 2 * (form.tile + 6); }
 // analysis of Barabasz et al. 2020).
 Tolerance winograd_tolerance(const Form& form) {
   return [form](Expected& expected, const ProductInputs& in) {
-    const Magnitudes magnitudes(form);
+    const WinogradMagnitudes magnitudes(form);
     const Shape shape = expected.values.shape();
     const int64_t items = shape[0], height = shape[1], width = shape[2], out = shape[3], channels = in.x.dim(3);
     const int64_t tile = form.tile, window = form.window(), positions = form.positions();
@@ -181,11 +123,11 @@ void add_cases(Suite& suite, const Form& form, DType dtype) {
 }
 
 const Registration cases([](Suite& suite) {
-  for (const Form& form : kForms)
+  for (const Form& form : kWinogradTransforms)
     for (DType dtype : {DType::F32, DType::BF16})
       if (exists(form, dtype, "avx512bf16")) add_cases(suite, form, dtype);
   for (DType dtype : {DType::F32, DType::BF16})
-    add_winograd(suite, kForms[0], {1, 2, 2, 33000, 3}, {dtype});  // beyond the row of zeros
+    add_winograd(suite, kWinogradTransforms[0], {1, 2, 2, 33000, 3}, {dtype});  // beyond the row of zeros
 });
 
 // Root mean square of the relative error for normal x and w, each rounding an independent error of variance
@@ -193,7 +135,7 @@ const Registration cases([](Suite& suite) {
 // sum over n channels has partial sums of 1/n … n/n of its variance, hence n/2 roundings of its full size. For F(4×4) the
 // points 0, ±1, ±2, ∞ would give 2.2 times as much.
 double predicted_error(const Form& form, int64_t channels) {
-  const Magnitudes m(form);
+  const WinogradMagnitudes m(form);
   double amplification = 0;  // of one dimension, squared: mean over the outputs, relative to a sum of 3 products
   for (int k = 0; k < form.tile; k++)
     for (int i = 0; i < form.window(); i++) {
@@ -236,7 +178,7 @@ void check_error(const Form& form, DType dtype, const char* isa, int64_t channel
 
 const Registration errors([](Suite& suite) {
   for (const CpuIsa& isa : cpu_isas())
-    for (const Form& form : kForms)
+    for (const Form& form : kWinogradTransforms)
       for (DType dtype : {DType::F32, DType::BF16}) {
         if (!exists(form, dtype, isa.name)) continue;
         for (int64_t channels : {16, 320})
@@ -292,7 +234,7 @@ const Registration batches([](Suite& suite) {
             return bytes(items, side, 320, dtype, algorithm) == bytes(items, side, 320, dtype, form.algorithm) &&
                    (bytes(items, side, 320, dtype, algorithm) > 0) == exists(form, dtype, isa.name);
           };
-          const Form &f4 = kForms[0], &f8 = kForms[1], &f4_bf16 = kForms[3];
+          const Form &f4 = kWinogradTransforms[0], &f8 = kWinogradTransforms[1], &f4_bf16 = kWinogradTransforms[3];
           const Form& accurate = exists(f8, dtype, isa.name) ? f8 : f4;
           const Form& fastest = exists(f4_bf16, dtype, isa.name) ? f4_bf16 : accurate;
           for (int64_t side : {24, 32, 64, 256}) {
@@ -305,7 +247,7 @@ const Registration batches([](Suite& suite) {
             CHECK(bytes(items, 64, 3, dtype, algorithm) == 0);
           }
           CHECK(bytes(items, 64, 320, dtype, ConvAlgorithm::Direct) == 0);
-          for (const Form& form : kForms)
+          for (const Form& form : kWinogradTransforms)
             CHECK((bytes(items, 1, 1, dtype, form.algorithm) > 0) == exists(form, dtype, isa.name));
         }
     });

@@ -67,6 +67,25 @@ test('super-resolution of a given picture', async () => {
   expectPicture(images, 'super_res_II');
 });
 
+test('image to image: the last part of the steps, from a noised picture', async () => {
+  const cascade = await stage1();
+  const [positive, negative] = await encodePrompts([PROMPT, ''], cascade.textEncoder, { dtype: 'f32', device: 'cpu:0', cacheDir });
+  const shape = [1, PROMPT_TOKENS, cascade.textEncoder.config.dModel];
+  const picture = (name: string): Images => ({ data: floats(io, name), shape: io.get(name)!.shape as Images['shape'] });
+  const common = { text: Tensor.from(positive!, shape, 'cpu:0'), negativeText: Tensor.from(negative!, shape, 'cpu:0'), batch: 1, dtype: 'f32', exact: true, device: 'cpu:0' } as const;
+  // guidance 10 and 4: the defaults of diffusers' pipelines
+  const small = await (await Stage.open(I)).sample({
+    ...common, height: 32, width: 32, lowRes: undefined, generator: addon.generatorCreate(5n), settings: { timesteps: 6, guidance: 10, noiseLevel: 0 },
+    start: { images: picture('img_input'), strength: 0.7 }, index: 1,
+  });
+  expectPicture(small, 'img2img_I');
+  const large = await (await Stage.open(II)).sample({
+    ...common, height: 64, width: 64, lowRes: picture('img_input'), generator: addon.generatorCreate(7n), settings: { timesteps: 5, guidance: 4, noiseLevel: 250 },
+    start: { images: picture('img_big'), strength: 0.8 }, index: 2,
+  });
+  expectPicture(large, 'img2img_II');
+});
+
 test('one generator through both stages', async () => {
   const cascade = await Cascade.load({ stage1: I, stage2: II, dtype: 'f32', precision: 'exact', cacheDir });
   const { stages } = await cascade.generate({ prompt: PROMPT, seed: 11, timesteps: [4, 3] });

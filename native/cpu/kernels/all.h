@@ -10,7 +10,12 @@
 #include "cpu/kernels/math.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/norm.h"
+#include "cpu/kernels/norm_backward.h"
 #include "cpu/kernels/attention.h"
+#include "cpu/kernels/attention_backward.h"
+#include "cpu/kernels/elementwise_backward.h"
+#include "cpu/kernels/training.h"
+#include "cpu/kernels/products_backward.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -38,4 +43,9 @@ constexpr CpuKernels kTable = {
      {convert<f16, float>, convert<f16, bf16>, convert<f16, f16>}},
     {all_finite<float>, all_finite<bf16>, all_finite<f16>},
     {average4<float>, average4<bf16>},
+    kNormBackward,
+    kAttentionBackward,
+    kElementwiseBackward,
+    kTraining,
+    kProductsBackward,
 };

@@ -31,9 +31,15 @@ DF_INLINE Vec coarse_power_of_two(Vec x) {
   return scale_by_power(p, n);
 }
 
-/// Φ(x) = (1 + erf(x/√2)) / 2 with a small relative error in the negative tail too, where 1 + erf would cancel:
+/// Φ(-|x|) = gaussian * tail, gaussian = exp(-x²/2), with a small relative error of both.
+struct NormalTail {
+  Vec magnitude;  // |x|, at most 14
+  Vec gaussian, tail;
+  Mask vanishes;  // Φ(-|x|) is below the smallest normal float
+};
+
 /// Φ(-|x|) = exp(-x²/2) P(t), t = (|x|-4)/(|x|+4), P fitted to erfcx/2 on [0, 13.5] (relative error 2.4e-7).
-DF_INLINE Vec normal_cdf(Vec x) {
+DF_INLINE NormalTail normal_tail(Vec x) {
   const Vec ax = minimum(set1(14.f), absolute(x)), k = set1(4.f);
   const Vec t = (ax - k) * reciprocal(ax + k);
   Vec p = set1(-6.733917689e-05f);
@@ -48,9 +54,27 @@ DF_INLINE Vec normal_cdf(Vec x) {
   p = fma(p, t, set1(9.441064298e-02f));
   Vec error;  // of the rounded square; exp would amplify it 100-fold
   const Vec s = square(ax, error), half = set1(-0.5f);
-  Vec q = exponential(s * half, error * half) * p;
-  q = select(less(set1(13.1f), ax), set1(0), q);  // below the smallest normal float
+  return {ax, exponential(s * half, error * half), p, less(set1(13.1f), ax)};
+}
+
+/// Φ(x) = (1 + erf(x/√2)) / 2 with a small relative error in the negative tail too, where 1 + erf would cancel.
+DF_INLINE Vec normal_cdf(Vec x) {
+  const NormalTail n = normal_tail(x);
+  const Vec q = select(n.vanishes, set1(0), n.gaussian * n.tail);
   return select(less(set1(0), x), set1(1.f) - q, q);
+}
+
+template <int KIND> struct ActivationConstant {
+  static constexpr int value = KIND;
+};
+/// Calls body(k), k.value being `kind` as a constant.
+template <class F> DF_INLINE void with_activation(int kind, const F& body) {
+  switch (kind) {
+    case kSilu: return body(ActivationConstant<kSilu>());
+    case kGelu: return body(ActivationConstant<kGelu>());
+    case kGeluTanh: return body(ActivationConstant<kGeluTanh>());
+    default: return body(ActivationConstant<kNone>());
+  }
 }
 
 template <int KIND> DF_INLINE Vec activate(Vec x) {
@@ -61,4 +85,34 @@ template <int KIND> DF_INLINE Vec activate(Vec x) {
     return x / (set1(1.f) + exponential(minus_2u));
   }
   return x;
+}
+
+/// σ(z) + a·σ(z)·(1 - σ(z)), σ(z) = 1 / (1 + exp(-z)), for z and a of one sign, given as magnitudes; the smaller of
+/// σ and 1 - σ is computed directly, so that it does not cancel.
+DF_INLINE Vec gated_slope(Mask positive, Vec z, Vec a) {
+  const Vec e = exponential(set1(0) - z), r = reciprocal(set1(1.f) + e), small = e * r;
+  return select(positive, fma(a * small, r, r), small * fma(set1(0) - a, r, set1(1.f)));
+}
+
+/// The derivative of `activate`; at ±infinity 1 and 0. Error relative to the larger of its two terms (they cancel near
+/// the minimum of the activation only), on [-13, 13]: SiLU and GELU 3.4e-7, GeluTanh 1.3e-5 in its negative tail (2.4e-7
+/// absolutely).
+template <int KIND> DF_INLINE Vec activation_derivative(Vec x) {
+  const Mask positive = less(set1(0), x);
+  if constexpr (KIND == kSilu) {
+    const Vec ax = minimum(set1(110.f), absolute(x));
+    return gated_slope(positive, ax, ax);
+  }
+  if constexpr (KIND == kGelu) {  // Φ(x) + x exp(-x²/2) / √(2π)
+    const NormalTail n = normal_tail(x);
+    const Vec r = n.gaussian * fma(n.magnitude, set1(-0.398942280f), n.tail);
+    const Vec q = select(n.vanishes, set1(0), r);
+    return select(positive, set1(1.f) - q, q);
+  }
+  if constexpr (KIND == kGeluTanh) {  // of x σ(2u): σ + x · 2u' · σ(1 - σ)
+    const Vec ax = minimum(set1(14.f), absolute(x)), xx = ax * ax;
+    const Vec z = ax * fma(xx, set1(0.0713548163f), set1(1.5957691216f));
+    return gated_slope(positive, z, ax * fma(xx, set1(0.2140644488f), set1(1.5957691216f)));
+  }
+  return set1(1.f);
 }

@@ -73,12 +73,9 @@ void normalize(void* y, int64_t y_stride, const void* x, int64_t x_stride, int64
                const float* mean, const float* a, const float* b, int kind) {
   T* out = static_cast<T*>(y);
   const T* in = static_cast<const T*>(x);
-  switch (kind) {
-    case kSilu: return normalize_rows<T, kSilu>(out, y_stride, in, x_stride, pixels, channels, mean, a, b);
-    case kGelu: return normalize_rows<T, kGelu>(out, y_stride, in, x_stride, pixels, channels, mean, a, b);
-    case kGeluTanh: return normalize_rows<T, kGeluTanh>(out, y_stride, in, x_stride, pixels, channels, mean, a, b);
-    default: return normalize_rows<T, kNone>(out, y_stride, in, x_stride, pixels, channels, mean, a, b);
-  }
+  with_activation(kind, [&](auto k) DF_LAMBDA_INLINE {
+    normalize_rows<T, k.value>(out, y_stride, in, x_stride, pixels, channels, mean, a, b);
+  });
 }
 
 /// Σ term(x[i]) of one row in fp32, as 4 × kLanes interleaved sums. term(value, lanes) must be zero in absent lanes.
@@ -102,31 +99,44 @@ DF_INLINE Vec keep(Vec v, int n) {
   return load_n(lanes, n);
 }
 
+/// x̂ of a row; CENTRED: of layer_norm, else of rms_norm.
+template <bool CENTRED> struct RowMoments {
+  Vec mean, rest;  // the rounding of the mean is corrected by the mean of the differences
+  Vec inverse;
+  DF_INLINE Vec centred(Vec x) const { return CENTRED ? (x - mean) - rest : x; }
+  DF_INLINE Vec normalized(Vec x) const { return centred(x) * inverse; }
+};
+
+template <bool CENTRED, class T> DF_INLINE RowMoments<CENTRED> row_moments(const T* x, int64_t n, float eps) {
+  RowMoments<CENTRED> row;
+  if constexpr (CENTRED) {
+    const Vec mean = set1(row_sum(x, n, [](Vec v, int) DF_LAMBDA_INLINE { return v; }) / float(n));
+    row.mean = mean;
+    row.rest = set1(row_sum(x, n, [mean](Vec v, int m) DF_LAMBDA_INLINE { return keep(v - mean, m); }) / float(n));
+  }
+  const float square_sum = row_sum(x, n, [&row](Vec v, int m) DF_LAMBDA_INLINE {
+    const Vec d = CENTRED ? keep(row.centred(v), m) : v;
+    return d * d;
+  });
+  row.inverse = set1(1.f / __builtin_sqrtf(square_sum / float(n) + eps));
+  return row;
+}
+
 template <class T>
 void layer_norm(void* y, const void* data, int64_t n, const float* gamma, const float* beta, float eps) {
   const T* x = static_cast<const T*>(data);
   T* out = static_cast<T*>(y);
-  const float mean = row_sum(x, n, [](Vec v, int) DF_LAMBDA_INLINE { return v; }) / float(n);
-  // the rounding of the mean is corrected by the mean of the differences
-  const float rest =
-      row_sum(x, n, [mean](Vec v, int m) DF_LAMBDA_INLINE { return keep(v - set1(mean), m); }) / float(n);
-  const float square_sum = row_sum(x, n, [mean, rest](Vec v, int m) DF_LAMBDA_INLINE {
-    const Vec d = keep((v - set1(mean)) - set1(rest), m);
-    return d * d;
-  });
-  const Vec scale = set1(1.f / __builtin_sqrtf(square_sum / float(n) + eps));
+  const RowMoments<true> row = row_moments<true>(x, n, eps);
   for_vectors(n, [&](int64_t i, int m) DF_LAMBDA_INLINE {
-    const Vec d = (load_some(x + i, m) - set1(mean)) - set1(rest);
-    store_some(out + i, fma(d * scale, load_some(gamma + i, m), load_some(beta + i, m)), m);
+    store_some(out + i, fma(row.normalized(load_some(x + i, m)), load_some(gamma + i, m), load_some(beta + i, m)), m);
   });
 }
 
 template <class T> void rms_norm(void* y, const void* data, int64_t n, const float* gamma, float eps) {
   const T* x = static_cast<const T*>(data);
   T* out = static_cast<T*>(y);
-  const float square_sum = row_sum(x, n, [](Vec v, int) DF_LAMBDA_INLINE { return v * v; });
-  const Vec scale = set1(1.f / __builtin_sqrtf(square_sum / float(n) + eps));
+  const RowMoments<false> row = row_moments<false>(x, n, eps);
   for_vectors(n, [&](int64_t i, int m) DF_LAMBDA_INLINE {
-    store_some(out + i, load_some(x + i, m) * scale * load_some(gamma + i, m), m);
+    store_some(out + i, row.normalized(load_some(x + i, m)) * load_some(gamma + i, m), m);
   });
 }

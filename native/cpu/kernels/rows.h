@@ -12,6 +12,10 @@ template <class T> DF_INLINE void store_some(T* p, Vec v, int n) {
   if (n == kLanes) store(p, v);
   else store_n(p, v, n);
 }
+/// Writes a gradient, or adds it to what is there and rounds once.
+template <class T> DF_INLINE void store_gradient(T* p, int add, Vec v, int n) {
+  store_some(p, add ? load_some(p, n) + v : v, n);
+}
 
 template <class To, class From> DF_INLINE void convert_row(To* y, const From* x, int64_t n) {
   int64_t i = 0;

@@ -13,20 +13,9 @@ void ReferenceBackend::attention(Tensor& y, const Tensor& q, const AttentionPara
   const auto qs = reference::load(q), bias = reference::load(p.bias);
   const int32_t* mask = p.mask.defined() ? p.mask.data<int32_t>() : nullptr;
 
-  // keys and values of all segments side by side, (B, Tk, C)
   int64_t keys = 0;
   for (const KeyValue& s : p.segments) keys += s.key.dim(1);
-  std::vector<double> ks(size_t(batch * keys * channels)), vs(ks.size());
-  int64_t first = 0;
-  for (const KeyValue& s : p.segments) {
-    const int64_t length = s.key.dim(1);
-    const auto key = reference::load(s.key), value = reference::load(s.value);
-    for (int64_t b = 0; b < batch; b++) {
-      std::copy_n(key.begin() + b * length * channels, length * channels, ks.begin() + (b * keys + first) * channels);
-      std::copy_n(value.begin() + b * length * channels, length * channels, vs.begin() + (b * keys + first) * channels);
-    }
-    first += length;
-  }
+  const auto ks = reference::load_segments(p, &KeyValue::key), vs = reference::load_segments(p, &KeyValue::value);
 
   parallel_for(batch * queries, [&](int64_t row, int) {
     const int64_t b = row / queries, i = row % queries;

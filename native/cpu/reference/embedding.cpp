@@ -49,12 +49,10 @@ void ReferenceBackend::prepend_mean_token(Tensor& y, const Tensor& x, const Tens
   }
 }
 
-namespace {
-
 // Half of the buckets are for keys behind the query; in each half, small distances have a bucket of their own and
 // larger ones share buckets that grow geometrically up to max_distance (Raffel et al. 2020, section 2.1). The logarithm
 // is taken in float32 because transformers does: what lies on a boundary must fall on its side.
-int64_t distance_bucket(int64_t key_minus_query, int64_t buckets, int max_distance) {
+int64_t reference::distance_bucket(int64_t key_minus_query, int64_t buckets, int max_distance) {
   const int64_t half = buckets / 2, exact = half / 2, distance = std::abs(key_minus_query);
   const int64_t side = key_minus_query > 0 ? half : 0;
   if (distance < exact) return side + distance;
@@ -63,8 +61,6 @@ int64_t distance_bucket(int64_t key_minus_query, int64_t buckets, int max_distan
   return side + std::min(half - 1, exact + int64_t(octaves * float(half - exact)));
 }
 
-}  // namespace
-
 void ReferenceBackend::relative_position_bias(Tensor& y, const Tensor& table, int max_distance) {
   const auto values = reference::load(table);
   const int64_t heads = y.dim(0), tokens = y.dim(1), buckets = table.dim(0);
@@ -72,7 +68,7 @@ void ReferenceBackend::relative_position_bias(Tensor& y, const Tensor& table, in
   for (int64_t h = 0; h < heads; h++)
     for (int64_t q = 0; q < tokens; q++) {
       for (int64_t k = 0; k < tokens; k++)
-        out[size_t(k)] = values[size_t(distance_bucket(k - q, buckets, max_distance) * heads + h)];
+        out[size_t(k)] = values[size_t(reference::distance_bucket(k - q, buckets, max_distance) * heads + h)];
       reference::store_row(y, h * tokens + q, out.data());
     }
 }

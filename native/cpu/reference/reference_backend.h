@@ -25,6 +25,17 @@ class ReferenceBackend : public Backend {
   void layer_norm(Tensor& y, const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps) override;
   void rms_norm(Tensor& y, const Tensor& x, const Tensor& gamma, float eps) override;
 
+  // reference/attention_backward.cpp, reference/norm_backward.cpp
+  void attention_backward(Gradient dq, const std::vector<Gradient>& dkey, const std::vector<Gradient>& dvalue,
+                          Tensor dbias, const Tensor& dy, const Tensor& y, const Tensor& q,
+                          const AttentionParams& p) override;
+  void group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, Gradient dscale, Gradient dshift,
+                           const Tensor& dy, const Tensor& x, const GroupNormParams& p) override;
+  void layer_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, const Tensor& dy, const Tensor& x,
+                           const Tensor& gamma, float eps) override;
+  void rms_norm_backward(Gradient dx, Tensor dgamma, const Tensor& dy, const Tensor& x, const Tensor& gamma,
+                         float eps) override;
+
   // reference/elementwise.cpp
   void activation(Tensor& y, const Tensor& x, Activation kind) override;
   void gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) override;
@@ -44,9 +55,37 @@ class ReferenceBackend : public Backend {
   void prepend_mean_token(Tensor& y, const Tensor& x, const Tensor& position) override;
   void relative_position_bias(Tensor& y, const Tensor& table, int max_distance) override;
 
+  // reference/elementwise_backward.cpp
+  void activation_backward(Gradient dx, const Tensor& dy, const Tensor& x, Activation kind) override;
+  void gated_activation_backward(Gradient dgate, Gradient dup, const Tensor& dy, const Tensor& gate, const Tensor& up,
+                                 Activation kind) override;
+  void scale_backward(Gradient dx, float a, const Tensor& dy) override;
+  void resample_backward(Gradient dx, const Tensor& dy, Resample mode) override;
+
+  // reference/embedding_backward.cpp
+  void prepend_mean_token_backward(Gradient dx, Tensor dposition, const Tensor& dy) override;
+  void embedding_backward(Tensor& dtable, const Tensor& dy, const Tensor& ids) override;
+  void relative_position_bias_backward(Tensor& dtable, const Tensor& dy, int max_distance) override;
+
   // reference/diffusion.cpp
   void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise,
                  const DdpmStep& p) override;
+
+  // reference/products_backward.cpp
+  Weight pack_transposed(const Tensor& plain, DType dtype) override;
+  void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) override;
+  void bias_gradient(Tensor& db, const Tensor& dy, float scale) override;
+
+  // reference/diffusion_loss.cpp
+  void blend(Tensor& y, const std::vector<float>& a, const Tensor& x, const std::vector<float>& b,
+             const Tensor& z) override;
+  void diffusion_loss(Tensor& terms, Tensor& dmodel, const Tensor& model, const Tensor& x0, const Tensor& xt,
+                      const Tensor& noise, const DiffusionLoss& p) override;
+
+  // reference/optimizer.cpp
+  double squared_norm(const Tensor& x) override;
+  void adamw_step(Tensor& parameter, Tensor& m, Tensor& v, Tensor& ema, const Tensor& gradient,
+                  const AdamWStep& p) override;
 };
 
 /// The one instance; it keeps no state.

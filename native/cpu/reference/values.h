@@ -27,5 +27,26 @@ std::vector<double> load(const Weight& w);
 /// Writes one row (the last dimension) of y, each value rounded to its dtype.
 void store_row(const Tensor& y, int64_t row, const double* values);
 double activate(double v, Activation kind);
+double activation_derivative(double v, Activation kind);
+/// T5's bucket of a distance between two tokens, in [0, buckets) (transformers T5Attention._relative_position_bucket).
+int64_t distance_bucket(int64_t key_minus_query, int64_t buckets, int max_distance);
+
+/// The keys (or values) of all segments side by side, (B, Tk, C).
+std::vector<double> load_segments(const AttentionParams& p, Tensor KeyValue::*member);
+
+/// store_row, or the sum with what is there, rounded once; nothing when the gradient is not wanted.
+void store_gradient_row(const Gradient& g, int64_t row, const double* values);
+
+/// Adds the contributions leaf(item, element), in double, of all items to a parameter gradient: pairs of items rounded
+/// to float32, then their tree (see ops/backend.h). Nothing when `gradient` is undefined.
+template <class Leaf> void add_parameter_gradient(const Tensor& gradient, int64_t items, const Leaf& leaf) {
+  if (!gradient.defined() || items == 0) return;
+  float* data = gradient.data<float>();
+  for (int64_t i = 0; i < gradient.numel(); i++)
+    data[i] += tree_sum<float>(0, (items + 1) / 2, [&](int64_t pair) {
+      const int64_t n = 2 * pair;
+      return float(n + 1 < items ? leaf(n, i) + leaf(n + 1, i) : leaf(n, i));
+    });
+}
 
 }  // namespace df::reference

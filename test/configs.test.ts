@@ -1,0 +1,20 @@
+// Every configuration that comes with the package is valid.
+import { readdirSync } from 'node:fs';
+import path from 'node:path';
+import { expect, test } from 'vitest';
+import { readTrainingConfig } from '../lib/training/config-file.js';
+
+const files = readdirSync('configs');
+
+test('there are configurations', () => expect(files).toEqual(['deepfloyd_if_l_pokemon_blip.ts', 'if_emoji_from_scratch.ts', 'if_emoji_noto.ts']));
+
+test.each(files)('%s', async (file) => {
+  expect(await readTrainingConfig(path.join('configs', file))).toMatchObject({ stage: 1, out: path.join('runs', path.basename(file, '.ts')) });
+});
+
+test("deepfloyd_if_l_pokemon_blip has diffengine's values", async () => {
+  expect(await readTrainingConfig('configs/deepfloyd_if_l_pokemon_blip.ts')).toMatchObject({
+    optimizer: { lr: 1e-4, weightDecay: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, clipNorm: 1 }, batchSize: 4, epochs: 50, gradientCheckpointing: true, ema: false,
+    schedule: { type: 'constant', warmup: 0 }, objective: { loss: 'mse', weighting: { type: 'none' } }, checkpoints: { keep: 3 },
+  });
+});
