@@ -12,8 +12,9 @@ namespace df {
 struct PixelSlabs;
 struct GroupStatistics;
 
-/// Bytes of zeros that stand for the pixels outside of an image.
+/// Zeros that stand for the pixels outside of an image.
 constexpr int64_t kZeroBytes = 64 << 10;
+extern const char kZeros[kZeroBytes];
 
 class CpuBackend : public ReferenceBackend {
  public:
@@ -122,6 +123,10 @@ class CpuBackend : public ReferenceBackend {
     size_t weights;            // per thread
   };
   WinogradBytes winograd_bytes(WinogradForm form, const WinogradProblem& p) const;
+  /// Of a weight gradient. Nothing: direct.
+  std::optional<WinogradForm> winograd_gradient_form(const Shape& dw, const Shape& x, DType dtype,
+                                                     const Conv2dParams& p) const;
+  void winograd_weight_gradient(WinogradForm form, Tensor& dw, const Tensor& x, const Tensor& dy, float scale) const;
   void winograd(WinogradForm form, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut,
                                    int64_t coefficient_rows) const;

@@ -86,6 +86,14 @@ Tensor random_tensor(Random& random, const Shape& shape, DType dtype, Layout lay
   return t;
 }
 
+Tensor normal_tensor(Random& random, const Shape& shape, DType dtype) {  // Box & Muller 1958
+  Tensor t = Tensor::empty(shape, dtype, kCpu);
+  fill(t, [&](int64_t) {
+    return std::sqrt(-2 * std::log(1 - random.uniform(0, 1))) * std::cos(2 * M_PI * random.uniform(0, 1));
+  });
+  return t;
+}
+
 void poison(const Tensor& t) {
   const auto values = reference::load(t);
   const int64_t n = t.numel();

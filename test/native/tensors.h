@@ -37,6 +37,8 @@ void check_guard(const Tensor& t, Layout layout);
 void fill(const Tensor& t, const std::function<double(int64_t)>& f);
 /// guarded + uniform in [low, high).
 Tensor random_tensor(Random& random, const Shape& shape, DType dtype, Layout layout, double low = -1, double high = 1);
+/// Dense, standard normal.
+Tensor normal_tensor(Random& random, const Shape& shape, DType dtype);
 /// Puts NaN, +inf and -inf into three elements (first, middle, last).
 void poison(const Tensor& t);
 
