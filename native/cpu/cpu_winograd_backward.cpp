@@ -21,9 +21,34 @@ constexpr int64_t kItemPixels = 32;
 // Enough items for many threads.
 constexpr int64_t kEnoughItems = 24;
 
+// What a form costs, in multiply-adds of float32: `transform` per value of the windows and of the tiles of dy, `weight` per
+// weight, position and step. The direct sum takes kDirect per product of float32.
+struct FormCosts {
+  double transform, weight;
+};
+constexpr FormCosts kCosts[] = {{12, 16}, {29, 10}};  // kF4, kF8
+constexpr double kDirect = 1.08;
+// How much faster a form must be than the direct sum.
+constexpr double kLeastGain = 1.1;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
+
+CpuBackend::WinogradGradientSizes CpuBackend::winograd_gradient_sizes(int form, const Shape& dw, const Shape& x) const {
+  WinogradGradientSizes s;
+  const int64_t tile = kernels_.winograd[form].tile;
+  s.positions = (tile + 2) * (tile + 2);
+  s.tiles_y = ceil_div(x[1], tile);
+  s.tiles_x = ceil_div(x[2], tile);
+  s.groups = ceil_div(dw[0], kGradientGroup * kernels_.tile_rows);
+  s.tile_values = panels(dw[3]) * kernels_.panel + s.groups * kGradientGroup * kernels_.tile_rows;
+  const int64_t bytes = s.positions * s.tile_values * int64_t(sizeof(float)), pair_tiles = 2 * s.tiles_y * s.tiles_x;
+  const int64_t most = std::max(kFewestTiles, kStepBytes / bytes);
+  s.step_tiles = ceil_div(pair_tiles, std::max<int64_t>(1, (pair_tiles + most / 2) / most));
+  s.block_tiles = std::max(s.step_tiles, kBlockBytes / bytes);
+  return s;
+}
 
 std::optional<WinogradForm> CpuBackend::winograd_gradient_form(const Shape& dw, const Shape& x, DType dtype,
                                                                const Conv2dParams& p) const {
@@ -33,14 +58,29 @@ std::optional<WinogradForm> CpuBackend::winograd_gradient_form(const Shape& dw, 
   const auto exists = [&](int form) { return kernels_.winograd_backward[form].input[int(dtype)] != nullptr; };
   if (p.algorithm == ConvAlgorithm::WinogradF4) return kF4;
   if (p.algorithm == ConvAlgorithm::WinogradF8) return exists(kF8) ? std::optional(kF8) : std::nullopt;
-  return {};
+  if (p.algorithm != ConvAlgorithm::Default && p.algorithm != ConvAlgorithm::Fast) return {};
+  // of a pair of items; a sum over many pixels in bfloat16 has no use for the accuracy that F(8×8) lacks
+  std::optional<WinogradForm> best;
+  double least = kDirect / kLeastGain * 9 * 2 * double(x[1] * x[2]) / kernels_.product_rate[int(dtype)];
+  for (WinogradForm form : {kF4, kF8}) {
+    if (!exists(form)) continue;
+    const WinogradGradientSizes s = winograd_gradient_sizes(form, dw, x);
+    const int64_t tiles = 2 * s.tiles_y * s.tiles_x, steps = ceil_div(tiles, s.step_tiles);
+    const double transforms = kCosts[form].transform * (1 / double(dw[0]) + 1 / double(dw[3]));
+    const double cost = double(s.positions) * (double(tiles) * (1 + transforms) + double(steps) * kCosts[form].weight);
+    if (cost >= least) continue;
+    least = cost;
+    best = form;
+  }
+  return best;
 }
 
 void CpuBackend::winograd_weight_gradient(WinogradForm form, Tensor& dw, const Tensor& x, const Tensor& dy,
                                           float scale) const {
   const WinogradBackwardKernels& kernels = kernels_.winograd_backward[form];
   const int type = int(x.dtype()), tile = kernels_.winograd[form].tile;
-  const int64_t positions = int64_t(tile + 2) * (tile + 2), group = kGradientGroup * kernels_.tile_rows;
+  const WinogradGradientSizes sizes = winograd_gradient_sizes(form, dw.shape(), x.shape());
+  const int64_t positions = sizes.positions, group = kGradientGroup * kernels_.tile_rows;
   WinogradProblem block = {};
   block.conv.x = x.raw();
   block.conv.x_stride = x.row_stride();
@@ -49,8 +89,8 @@ void CpuBackend::winograd_weight_gradient(WinogradForm form, Tensor& dw, const T
   block.conv.width = x.dim(2);
   block.conv.out = dw.dim(0);
   block.channels = dw.dim(3);
-  block.tiles_y = ceil_div(x.dim(1), tile);
-  block.tiles_x = ceil_div(x.dim(2), tile);
+  block.tiles_y = sizes.tiles_y;
+  block.tiles_x = sizes.tiles_x;
   WinogradGradientProblem g = {};
   g.block = &block;
   g.dy = dy.raw();
@@ -60,18 +100,14 @@ void CpuBackend::winograd_weight_gradient(WinogradForm form, Tensor& dw, const T
 
   // A step is a pair of items, or a part of one that is too large; a block is as many steps as fit.
   const int64_t items = x.dim(0), item_tiles = block.tiles_y * block.tiles_x, pairs = ceil_div(items, 2);
-  const int64_t in_panels = panels(block.channels), groups = ceil_div(block.conv.out, group);
-  const int64_t tile_values = in_panels * kernels_.panel + groups * group;
-  const int64_t tile_bytes = positions * tile_values * int64_t(sizeof(float)), pair_tiles = 2 * item_tiles;
-  const int64_t most = std::max(kFewestTiles, kStepBytes / tile_bytes);
-  const int64_t step_tiles = ceil_div(pair_tiles, std::max<int64_t>(1, (pair_tiles + most / 2) / most));
+  const int64_t in_panels = panels(block.channels), groups = sizes.groups, step_tiles = sizes.step_tiles;
   std::vector<WinogradGradientStep> steps;
   for (int64_t pair = 0; pair < pairs; pair++) {
     const int64_t first = 2 * pair * item_tiles, end = std::min(2 * pair + 2, items) * item_tiles;
     for (int64_t at = first; at < end; at += step_tiles)
       steps.push_back({pair, pairs, at, std::min(at + step_tiles, end), at > first, at + step_tiles >= end});
   }
-  const int64_t tiles = items * item_tiles, largest = std::min(tiles, std::max(step_tiles, kBlockBytes / tile_bytes));
+  const int64_t tiles = items * item_tiles, largest = std::min(tiles, sizes.block_tiles);
   const bool one_block = tiles <= largest;
 
   const int64_t rows = ceil_div(block.conv.out, kernels_.tile_rows), tile_sums = kernels_.tile_rows * kernels_.panel;
@@ -83,7 +119,7 @@ void CpuBackend::winograd_weight_gradient(WinogradForm form, Tensor& dw, const T
   const size_t product_bytes = size_t(2 * (tile + 2) * item_rows * tile_sums) * sizeof(float);
   float* waiting = one_block ? nullptr
                              : static_cast<float*>(scratch(Scratch::Packed, size_t(in_panels * row_items) * slot_bytes));
-  const int64_t largest_values = positions * (largest * tile_values + (in_panels + groups) * kPaddingValues);
+  const int64_t largest_values = positions * (largest * sizes.tile_values + (in_panels + groups) * kPaddingValues);
   g.v = static_cast<float*>(scratch(Scratch::Windows, size_t(largest_values) * sizeof(float)));
 
   for (size_t next = 0; next < steps.size();) {

@@ -151,6 +151,38 @@ const Registration errors([](Suite& suite) {
       }
 });
 
+// The bits tell which form was chosen; in between, several may be right.
+const Registration choices([](Suite& suite) {
+  for (const CpuIsa& isa : cpu_isas())
+    for (DType dtype : {DType::F32, DType::BF16})
+      suite.add(format("weight_gradient winograd is chosen where it pays %s isa=%s", dtype_name(dtype), isa.name), [=] {
+        if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
+        Backend& backend = cpu_backend(isa.name);
+        const auto check = [&](int64_t side, int64_t in, ConvAlgorithm asked, ConvAlgorithm expected) {
+          Random random("choice");
+          const ImageShape s{1, side, side, in, 96};
+          const Tensor x = random_tensor(random, s.x(), dtype, Layout::Dense),
+                       dy = random_tensor(random, s.dy(), dtype, Layout::Dense);
+          const auto gradient = [&](ConvAlgorithm algorithm) {
+            Tensor dw = Tensor::zeros(s.dw(), DType::F32, kCpu);
+            backend.weight_gradient(dw, x, dy, {1, 1, algorithm}, 1);
+            return dw;
+          };
+          const std::string error = different_bits(gradient(asked), gradient(expected));
+          if (!error.empty()) fail_case("side %lld in %lld algorithm %d: %s", (long long)side, (long long)in, int(asked), error.c_str());
+        };
+        const ConvAlgorithm large = dtype == DType::BF16 ? ConvAlgorithm::WinogradF8 : ConvAlgorithm::WinogradF4;
+        for (ConvAlgorithm algorithm : {ConvAlgorithm::Default, ConvAlgorithm::Fast}) {
+          if (std::string(isa.name) != "reference") check(32, 96, algorithm, large);
+          check(2, 96, algorithm, ConvAlgorithm::Direct);
+          check(16, 3, algorithm, ConvAlgorithm::Direct);
+        }
+        for (ConvAlgorithm absent : {ConvAlgorithm::WinogradF2Bf16, ConvAlgorithm::WinogradF4Bf16})
+          check(8, 96, absent, ConvAlgorithm::Direct);
+        if (dtype == DType::F32) check(8, 96, ConvAlgorithm::WinogradF8, ConvAlgorithm::Direct);
+      });
+});
+
 const Registration replicas([](Suite& suite) {
   for (DType dtype : {DType::F32, DType::BF16})
     for (ConvAlgorithm algorithm : {ConvAlgorithm::Default, ConvAlgorithm::WinogradF4, ConvAlgorithm::WinogradF8})
