@@ -169,7 +169,8 @@ const Registration choices([](Suite& suite) {
             return dw;
           };
           const std::string error = different_bits(gradient(asked), gradient(expected));
-          if (!error.empty()) fail_case("side %lld in %lld algorithm %d: %s", (long long)side, (long long)in, int(asked), error.c_str());
+          if (!error.empty())
+            fail_case("side %lld in %lld algorithm %d: %s", (long long)side, (long long)in, int(asked), error.c_str());
         };
         const ConvAlgorithm large = dtype == DType::BF16 ? ConvAlgorithm::WinogradF8 : ConvAlgorithm::WinogradF4;
         for (ConvAlgorithm algorithm : {ConvAlgorithm::Default, ConvAlgorithm::Fast}) {
