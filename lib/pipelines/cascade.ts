@@ -78,6 +78,7 @@ export interface GenerateResult {
   dtype: DType;
   t5Dtype: T5DType;
   precision: Precision;
+  lora: readonly Required<LoraSpec>[];
 }
 
 /** A DeepFloyd IF cascade: T5 and one to three pixel-diffusion stages, loaded one at a time. */
@@ -87,6 +88,8 @@ export class Cascade {
     /** Defaults of each stage. */
     readonly defaults: SampleDefaults[],
     readonly textEncoder: TextEncoderFiles,
+    /** Adapters that are a part of stages and text encoder. */
+    readonly lora: readonly Required<LoraSpec>[],
     readonly device: string,
     private readonly dtype: DType | undefined,
     private readonly t5Dtype: T5DType | undefined,
@@ -125,7 +128,7 @@ export class Cascade {
     for (const lora of loras) checkLora(lora, 'text_encoder', t5Tensors(textEncoder.config), lora.path);
     const defaults = await Promise.all(stages.map((stage) => sampleDefaults(stage)));
     const cacheDir = options.cacheDir === undefined ? defaultCacheDir() : options.cacheDir;
-    return new Cascade(stages, defaults, { ...textEncoder, lora: loraFactors(loras, 'text_encoder') }, device, options.dtype, options.t5Dtype, options.precision ?? 'default', cacheDir);
+    return new Cascade(stages, defaults, { ...textEncoder, lora: loraFactors(loras, 'text_encoder') }, loras.map(({ path: dir, scale }) => ({ path: dir, scale })), device, options.dtype, options.t5Dtype, options.precision ?? 'default', cacheDir);
   }
 
   /**
@@ -177,7 +180,7 @@ export class Cascade {
       negativeText?.dispose();
       addon.dispose(generator);
     }
-    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype, precision: this.precision };
+    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype, precision: this.precision, lora: this.lora };
   }
 
   /** Height and width of every stage. */
