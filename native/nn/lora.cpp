@@ -27,10 +27,12 @@ void check_options(const LoraOptions& o) {
 // The product of one term, before `up`: (…, rank).
 Tensor inner(const LoraTerm& term, const Tensor& x) {
   const LoraDropout* d = term.dropout;
-  if (!d || d->probability == 0 || d->samples.empty()) return ops::linear(x, *term.down, {.scale = term.scale});
+  if (!d || d->probability == 0 || d->samples.empty())
+    return ops::linear(x, *term.down, {.bias = {}, .residual = {}, .scale = term.scale});
   const Tensor mask = dropout_mask(x.shape(), x.dtype(), x.device(), *d, term.stream);
   const Tensor kept = ops::gated_activation(mask, x, Activation::None);  // mask · x
-  return ops::linear(kept, *term.down, {.scale = float(term.scale / (1 - double(d->probability)))});
+  const float scale = float(term.scale / (1 - double(d->probability)));
+  return ops::linear(kept, *term.down, {.bias = {}, .residual = {}, .scale = scale});
 }
 
 }  // namespace
@@ -78,7 +80,7 @@ Tensor low_rank_terms(const Parameter& layer, const Tensor& x, const Tensor& res
     Tensor before = residual.defined() ? residual.slice_last(part * out, out) : Tensor();
     if (terms.empty() && before.defined()) ops::copy(before, x.dtype(), into);
     for (const LoraTerm* term : terms)
-      before = ops::linear(inner(*term, x), *term->up, {.residual = before}, term == terms.back() ? into : Tensor());
+      before = ops::linear(inner(*term, x), *term->up, {.bias = {}, .residual = before}, term == terms.back() ? into : Tensor());
   }
   return sum;
 }
@@ -103,7 +105,7 @@ Tensor dropout_mask(const Shape& shape, DType dtype, Device device, const LoraDr
 Tensor add_low_rank(const Tensor& weight, const LowRank& p) {
   // the epilogue would scale the weight as well
   const Tensor up = ops::axpby(p.scale, p.up, 0, p.up);
-  return ops::linear(up, ops::pack_transposed(p.down, DType::F32), {.residual = weight});
+  return ops::linear(up, ops::pack_transposed(p.down, DType::F32), {.bias = {}, .residual = weight});
 }
 
 MergedSource::MergedSource(StateSource& base, const std::vector<LoraProduct>& products) : base_(base) {

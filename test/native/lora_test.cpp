@@ -262,6 +262,21 @@ const Registration differences([](Suite& suite) {
     }
   });
 
+  suite.add("lora checkpoints before the first factors record nothing", [] {
+    Random random("checkpoint");
+    FusedLayer f(random);
+    const Tensor x = numbers(random, {3, 5, 20});
+    Tape tape;
+    const WatchedGradients gradients(f.factors, tape);
+    RecordScope scope(&tape);
+    const Tensor h = checkpoint({}, [x](const Tensor&) { return ops::activation(x, Activation::Silu); });
+    CHECK(tape.size() == 0 && !tape.needs(h));
+    const Tensor y = checkpoint({}, [&f, h](const Tensor&) { return f.layer.forward(h); });
+    CHECK(tape.size() == 1 && tape.needs(y));
+    const Tensor z = checkpoint({}, [y](const Tensor&) { return ops::activation(y, Activation::Silu); });
+    CHECK(tape.size() == 2 && tape.needs(z));
+  });
+
   suite.add("lora dropout masks are of the sample", [] {
     const LoraDropout d{.probability = 0.25f, .seed = 9, .samples = {3, 4, 5, 6}};
     const Tensor four = dropout_mask({4, 100, 200}, DType::BF16, kCpu, d, 70000);
