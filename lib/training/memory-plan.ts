@@ -78,7 +78,8 @@ function remedies(config: RunConfig, { replicas, training, preview }: TrainingPl
     ...(config.microBatch > 1 ? ['a smaller microBatch'] : []),
     ...(config.devices.length > 1 ? ['fewer devices'] : []),
     ...(config.ema ? ['ema: false'] : []),
-    config.lora ? 'or train on a smaller model' : 'set lora, or train a smaller model',
+    ...(config.lora || config.model.fromScratch ? [] : ['train factors only (lora)']),
+    'or train a smaller model',
   ];
 }
 
