@@ -19,6 +19,7 @@ const USAGE = `usage: npm run bench -- KIND [options]
   t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2); --layers N: the first ones
              a pipeline folder DIR: its weights, with load_s, the seconds to load them
   train-step --config IF-I-M|…|DIR                         one optimizer step from random weights; --batch N --size PX --checkpointing --ema
+             --lora RANK: of LoRA factors on the frozen model
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
   --exact | --fast   convolutions as direct sums, or in their fastest form (unet-step, train-step, conv)
@@ -39,6 +40,7 @@ const { positionals, values } = parseArgs({
     size: { type: 'string' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
     shape: { type: 'string' }, layers: { type: 'string' }, json: { type: 'boolean', default: false },
     exact: { type: 'boolean', default: false }, fast: { type: 'boolean', default: false }, checkpointing: { type: 'boolean', default: false }, ema: { type: 'boolean', default: false },
+    lora: { type: 'string' },
   },
 });
 const kind = positionals[0];
@@ -134,7 +136,7 @@ async function t5(): Promise<Measurement> {
 async function training(): Promise<Measurement> {
   const { what, step, flop } = await trainStep({
     config: values.config ?? stop('--config is missing'), dtype, device, batch, size: values.size ? positive(values.size, '--size') : undefined,
-    precision, checkpointing: values.checkpointing, ema: values.ema,
+    precision, checkpointing: values.checkpointing, ema: values.ema, lora: values.lora ? positive(values.lora, '--lora') : undefined,
   });
   const times = await timed(step);
   return { what, ...times, flop: flop() };

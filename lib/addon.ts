@@ -130,7 +130,20 @@ export interface TrainerOptions {
   precision: Precision;
   checkpointing: boolean;
   ema: boolean;
+  /** The factors are trained, the model itself is frozen in `dtype`; null: the whole model is trained. */
+  lora: { rank: number; alpha: number; dropout: number; targets: string[]; textTargets: string[] } | null;
 }
+/** Two float32 factors of a linear layer, on the CPU: `scale` · up · down is added to its weight. */
+export interface LoraProduct {
+  /** The layer, e.g. `down_blocks.1.attentions.0.to_q`. */
+  module: string;
+  /** (rank, in). */
+  down: TensorHandle;
+  /** (out, rank). */
+  up: TensorHandle;
+  scale: number;
+}
+
 export type TrainerState = 'unet' | 'unet_ema' | 'unet_moments' | 't5' | 't5_ema' | 't5_moments';
 
 export interface Addon {
@@ -174,12 +187,13 @@ export interface Addon {
   }>;
   /** A file that is written tensor by tensor and appears under its name with the commit; disposed before, it leaves nothing. */
   safetensorsWriter(path: string, tensors: { name: string; dtype: TensorInfo['dtype']; shape: readonly number[] }[], metadata: [string, string][], cancel?: CancelToken | null): Promise<SafetensorsWriterHandle>;
-  /** Dense little-endian elements of `dtype`; floating types are converted into the declared one. */
-  safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], cancel?: CancelToken | null): Promise<void>;
+  /** Dense little-endian elements of `dtype`; products of their layer are added, floating types are converted into the declared one. */
+  safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], lora?: LoraProduct[] | null, cancel?: CancelToken | null): Promise<void>;
   safetensorsCommit(writer: SafetensorsWriterHandle, cancel?: CancelToken | null): Promise<void>;
 
   unetCreate(config: string, dtype: DType, device: string, precision: Precision): Promise<UNetHandle>;
-  unetLoad(unet: UNetHandle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  /** `lora`: products that are added to the weights. */
+  unetLoad(unet: UNetHandle, files: string[], lora?: LoraProduct[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random weights, for benchmarks. */
   unetLoadRandom(unet: UNetHandle, cancel?: CancelToken | null): Promise<void>;
   unetInfo(unet: UNetHandle): { parameters: number; weightBytes: number };
@@ -191,7 +205,7 @@ export interface Addon {
 
   /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
   t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
-  t5Load(t5: T5Handle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  t5Load(t5: T5Handle, files: string[], lora?: LoraProduct[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   t5LoadRandom(t5: T5Handle, cancel?: CancelToken | null): Promise<void>;
   t5Info(t5: T5Handle): { parameters: number; weightBytes: number };
   /** ids, mask: batch × T int32 → (B, T, d_model) float32. */
@@ -210,7 +224,8 @@ export interface Addon {
 
   /** A model in training: float32 parameters, gradients, moments, EMA. t5Config: the text encoder is trained as well. */
   trainerCreate(unetConfig: string, t5Config: string | null, device: string, options: TrainerOptions): Promise<TrainerHandle>;
-  trainerLoad(trainer: TrainerHandle, unetFiles: string[], t5Files: string[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  /** `seed`: of the first factors of a LoRA. */
+  trainerLoad(trainer: TrainerHandle, unetFiles: string[], t5Files: string[] | null, seed: bigint, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random parameters, for training from scratch. */
   trainerInitialise(trainer: TrainerHandle, seed: bigint, cancel?: CancelToken | null): Promise<void>;
   trainerInfo(trainer: TrainerHandle): { parameters: number; bytes: number };
@@ -229,7 +244,7 @@ export interface Addon {
   /** Copies for sampling, packed in `dtype`. */
   trainerUnet(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<UNetHandle>;
   trainerT5(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<T5Handle>;
-  /** Parameters, gradients, moments and EMA as weightBytes; the rest of one micro-batch as activationBytes. */
+  /** Parameters, gradients, moments, EMA and frozen weights as weightBytes; the rest of one micro-batch as activationBytes. */
   planTrainer(unetConfig: string, t5Config: string | null, options: TrainerOptions, batch: number, height: number, width: number, tokens: number): Promise<MemoryPlan>;
 
   /**
@@ -253,7 +268,7 @@ export interface Addon {
   }, cancel?: CancelToken | null): Promise<{ x: TensorHandle; x0: TensorHandle; flops: number }>;
 }
 
-const ABI = 3;
+const ABI = 4;
 
 function loadAddon(): Addon {
   const require = createRequire(import.meta.url);

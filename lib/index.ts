@@ -2,6 +2,7 @@
 export { Cascade, type CascadeOptions, type GenerateOptions, type GenerateResult } from './pipelines/cascade.js';
 export type { OnProgress, ProgressEvent } from './pipelines/progress.js';
 export type { StageSettings } from './pipelines/stage.js';
+export { mergeLora, parseLoraSpec, type LoraSpec } from './weights/lora.js';
 export type { DType, Precision, T5DType } from './addon.js';
 export { IFError, type ErrorCode } from './errors.js';
 export { imageAt, type Images } from './tensor.js';

@@ -108,6 +108,27 @@ export interface TrainingConfig {
     /** Steps over which the rate rises. Default: 0. */
     warmup?: number;
   };
+  /**
+   * Low-rank factors beside the linear layers of a frozen model are trained, instead of the model (Hu et al. 2021). The result
+   * is an adapter of a few megabytes: `if-sample --lora FOLDER`.
+   */
+  lora?: {
+    /** Default: 16. */
+    rank?: number;
+    /** The product counts alpha / rank times. Default: the rank. */
+    alpha?: number;
+    /** Probability that an input of a factor is zero while training. Default: 0. */
+    dropout?: number;
+    /**
+     * Linear layers of the UNet, by whole names or their ends. Default: those of the attentions, `to_q`, `to_k`, `to_v`,
+     * `to_out.0`, `add_k_proj`, `add_v_proj`.
+     */
+    targets?: string[];
+    /** The text encoder gets factors as well. Default: false. */
+    textEncoder?: boolean;
+    /** Its layers. Default: `q`, `k`, `v`, `o`. */
+    textTargets?: string[];
+  };
   /** Pictures of one optimizer step, on all devices together. Default: 4. */
   batchSize?: number;
   /**

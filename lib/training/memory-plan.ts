@@ -6,13 +6,14 @@ import { UNet } from '../models/unet.js';
 import { ACTIVATION_MARGIN, availableMemory, gigabytes, OVERHEAD_BYTES } from '../pipelines/memory-plan.js';
 import type { Stage } from '../pipelines/stage.js';
 import { PROMPT_TOKENS } from '../text/prompt-embeddings.js';
+import { loraCopiedWeights, loraOptions, loraParameters } from './lora.js';
 import type { TrainableModel } from './model.js';
 import type { RunConfig } from './run-config.js';
 
 /** What a run needs, before anything is loaded. */
 export interface TrainingPlan {
   replicas: number;
-  /** Of one replica: parameters, gradients, moments, average; and the rest of one micro-batch. */
+  /** Of one replica: parameters, gradients, moments, average, frozen weights; and the rest of one micro-batch. */
   training: MemoryPlan;
   /** The text encoder that runs before training. */
   encoding: MemoryPlan | undefined;
@@ -30,18 +31,21 @@ export interface TrainingPlan {
  */
 export async function planTraining(model: TrainableModel, config: RunConfig, previewPictures: number, stage1: { stage: Stage; side: number } | undefined): Promise<TrainingPlan> {
   const { size, dtype, precision, microBatch } = config;
-  const options = { dtype, precision, checkpointing: config.gradientCheckpointing, ema: config.ema !== false };
+  const options = { dtype, precision, checkpointing: config.gradientCheckpointing, ema: config.ema !== false, lora: loraOptions(config) };
   const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, size, size, PROMPT_TOKENS);
   const arithmetic = t5Arithmetic(config.model.textDtype ?? dtype, dtype);
   // parameters, gradients, two moments, and the average; of these all but the gradients are saved
   const copies = options.ema ? 5 : 4;
+  const networks = { unet: model.config, text: model.trainTextEncoder ? model.text.config : undefined };
+  const preview = previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, precision) : undefined;
   return {
     replicas: config.devices.length,
     training,
     encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS),
-    preview: previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, precision) : undefined,
+    // with LoRA it shares the frozen weights
+    preview: preview && config.lora ? { ...preview, weightBytes: loraCopiedWeights(config.lora, networks) * (dtype === 'bf16' ? 2 : 4) } : preview,
     lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, precision),
-    checkpointBytes: (training.weightBytes * (copies - 1)) / copies,
+    checkpointBytes: config.lora ? 4 * (copies - 1) * loraParameters(config.lora, networks) : (training.weightBytes * (copies - 1)) / copies,
   };
 }
 
@@ -63,7 +67,7 @@ export function checkTrainingPlan(plan: TrainingPlan, config: RunConfig, availab
   if (needed <= available) return;
   const { replicas, training } = plan;
   const each = replicas > 1 ? ` on each of ${replicas} devices` : '';
-  throw new IFError('OUT_OF_MEMORY', `training needs ${gigabytes(needed)} (parameters, gradients, moments${config.ema ? ' and average' : ''} ${gigabytes(training.weightBytes)}, `
+  throw new IFError('OUT_OF_MEMORY', `training needs ${gigabytes(needed)} (${config.lora ? 'frozen weights, ' : ''}parameters, gradients, moments${config.ema ? ' and average' : ''} ${gigabytes(training.weightBytes)}, `
     + `activations ${gigabytes(training.activationBytes)}${each}), ${gigabytes(available)} are available: ${remedies(config, plan).join(', ')}`);
 }
 
@@ -74,6 +78,7 @@ function remedies(config: RunConfig, { replicas, training, preview }: TrainingPl
     ...(config.microBatch > 1 ? ['a smaller microBatch'] : []),
     ...(config.devices.length > 1 ? ['fewer devices'] : []),
     ...(config.ema ? ['ema: false'] : []),
+    ...(config.lora || config.model.fromScratch ? [] : ['train factors only (lora)']),
     'or train a smaller model',
   ];
 }

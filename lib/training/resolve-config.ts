@@ -1,6 +1,7 @@
 import { isJsonObject } from '../models/json.js';
 import type { TrainingConfig } from './config.js';
 import { dataSchema } from './data-schema.js';
+import { TEXT_TARGETS, UNET_TARGETS } from './lora.js';
 import { boolean, choice, json, list, number, object, optional, orFalse, Place, text, union, type Infer } from './schema.js';
 
 const STEPS = { min: 1, max: 1e9, integer: true } as const;
@@ -69,6 +70,14 @@ const schema = object({
     normLimit: number({ min: 0, max: 1e30, default: 1e4 }),
   }),
   schedule: object({ type: choice(['constant', 'linear', 'cosine'], 'constant'), warmup: number({ min: 0, max: 1e9, integer: true, default: 0 }) }),
+  lora: optional(object({
+    rank: number({ min: 1, max: 65536, integer: true, default: 16 }),
+    alpha: optional(number({ min: 1e-6, max: 1e6 })),
+    dropout: number({ min: 0, max: 0.99, default: 0 }),
+    targets: list(text(), { min: 1, max: 10000, default: UNET_TARGETS }),
+    textEncoder: boolean(false),
+    textTargets: list(text(), { min: 1, max: 10000, default: TEXT_TARGETS }),
+  })),
   batchSize: number({ min: 1, max: 65536, integer: true, default: 4 }),
   microBatch: optional(number({ min: 1, max: 65536, integer: true })),
   steps: optional(number(STEPS)),
@@ -144,6 +153,12 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
     place.at('model').at('textEncoder').fail('needs model.fromScratch and model.trainTextEncoder: there are no weights for it');
   }
   if (model.textDtype && model.trainTextEncoder) place.at('model').at('textDtype').fail('is of a text encoder that is not trained; leave it out with model.trainTextEncoder');
+  if (config.lora) {
+    if (model.fromScratch) place.at('lora').fail('needs the weights that it adapts; leave model.fromScratch out');
+    if (model.trainTextEncoder) place.at('model').at('trainTextEncoder').fail('with lora the model is frozen; set lora.textEncoder to train factors of the text encoder');
+    if (config.lora.textEncoder && model.textDtype) place.at('model').at('textDtype').fail('is of a text encoder that is not trained; leave it out with lora.textEncoder');
+    if (config.lora.textEncoder && config.lowRes?.stage1) place.at('lowRes').at('stage1').fail('reads the embeddings of a text encoder that is not trained; leave it out with lora.textEncoder');
+  }
   if (objective.timesteps.type === 'range' && !(objective.timesteps.begin < objective.timesteps.end)) {
     place.at('objective').at('timesteps').fail(`expected begin < end, got ${objective.timesteps.begin} and ${objective.timesteps.end}`);
   }

@@ -1,4 +1,5 @@
 import { IFError } from '../errors.js';
+import { loraLayers } from './lora.js';
 import type { TrainableModel } from './model.js';
 import type { ResolvedConfig } from './resolve-config.js';
 
@@ -28,11 +29,12 @@ export function completeConfig(config: ResolvedConfig, model: TrainableModel, le
   const upscales = model.noiser !== undefined;
   const { size, lowRes } = pictureSizes(config, model, upscales);
   const validation = completeValidation(config, lengths);
+  if (config.lora) loraLayers(config.lora, { unet: model.config, text: model.trainTextEncoder ? model.text.config : undefined }); // refuses unknown layers
   const { epochs, steps, ...rest } = config;
   const visits = (epochs ?? 0) * (lengths.data.length - heldOutPictures({ validation })) * (config.priorPreservation ? 2 : 1);
   return {
     ...rest,
-    model: { ...config.model, ...(config.model.trainTextEncoder ? {} : { textDtype: config.model.textDtype ?? config.dtype }) },
+    model: { ...config.model, ...(model.trainTextEncoder ? {} : { textDtype: config.model.textDtype ?? config.dtype }) },
     stage: checkedStage(config, model, upscales),
     size,
     ...(lowRes ? { lowRes } : {}),

@@ -61,7 +61,7 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
   const { onEvent, signal } = options;
   const onWarning = (message: string): void => onEvent({ type: 'warning', message });
   const devices = useDevices(given);
-  const model = await openModel(given.model);
+  const model = await openModel(given);
   const folders = [model.folder.dir, model.textFolder.dir];
   if (folders.includes(path.resolve(given.out))) throw new IFError('INVALID_ARGUMENT', `out: ${given.out} is the folder that the run starts from; choose another one`);
 

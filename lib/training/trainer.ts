@@ -9,8 +9,9 @@ import { BatchBuilder, storedText, tokenText } from './batch.js';
 import { partFile } from './checkpoint.js';
 import { diverged, DivergenceWatch } from './divergence.js';
 import type { OnTrainingEvent } from './events.js';
-import { exportPipeline } from './export.js';
+import { exportLora, exportPipeline } from './export.js';
 import { Loader, prefetchCapacity, type LoadedSample } from './loader.js';
+import { loraOptions } from './lora.js';
 import { MetricsLog } from './metrics.js';
 import { Previews } from './preview.js';
 import { Replicas } from './replicas.js';
@@ -31,7 +32,8 @@ export interface TrainOptions {
 }
 
 /**
- * Trains a stage as a configuration says, up to its last step, and writes the result as a pipeline folder.
+ * Trains a stage as a configuration says, up to its last step, and writes the result as a pipeline folder; with LoRA as an
+ * adapter.
  * @returns the folder
  * @throws IFError before anything heavy starts: `INVALID_ARGUMENT`, `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`,
  *   `OUT_OF_MEMORY`, `IO`, `NOT_BUILT`; later `CANCELLED` when the signal ended it, `DIVERGED`, or what the data throws, each
@@ -94,10 +96,10 @@ class Run {
     const validation = config.validation ? new Validation(setup.heldOut, { ...config, validation: config.validation }, objective({ type: 'none' }), batches) : undefined;
 
     const { dtype, precision, gradientCheckpointing: checkpointing } = config;
-    const replicas = await Replicas.create(model, config.devices, { dtype, precision, checkpointing, ema: config.ema !== false });
+    const replicas = await Replicas.create(model, config.devices, { dtype, precision, checkpointing, ema: config.ema !== false, lora: loraOptions(config) });
     try {
+      if (!checkpoint || config.lora) await replicas.start(BigInt(config.seed), { onProgress: (done, total) => onEvent({ type: 'load', component: 'model', done, total, unit: 'bytes' }), ...(signal ? { signal } : {}) });
       if (checkpoint) for (const part of stateParts(setup)) await replicas.restore(partFile(checkpoint.dir, part), part, signal);
-      else await replicas.start(BigInt(config.seed), { onProgress: (done, total) => onEvent({ type: 'load', component: 'model', done, total, unit: 'bytes' }), ...(signal ? { signal } : {}) });
       const start = checkpoint?.state.step ?? 0;
       const metrics = await MetricsLog.open(config.out, checkpoint ? start : -1);
       const loader = new Loader({ sources, size: config.size, random, start: start * config.batchSize, capacity: prefetchCapacity(config.batchSize, config.size) });
@@ -132,7 +134,8 @@ class Run {
       if (error instanceof IFError && error.code === 'CANCELLED') this.onEvent({ type: 'status', message: `stopped after step ${this.step} of ${config.steps}; --resume goes on from there` });
       throw error;
     }
-    await exportPipeline(config.out, this.replicas, model, config, this.setup.pipeline, this.step);
+    if (config.lora) await exportLora(config.out, this.replicas, model, config);
+    else await exportPipeline(config.out, this.replicas, model, config, this.setup.pipeline, this.step);
     this.onEvent({ type: 'done', step: this.step, dir: config.out });
   }
 

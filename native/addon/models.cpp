@@ -33,15 +33,17 @@ Napi::Value t5_create(const Napi::CallbackInfo& info) {
   return create<T5Encoder, T5Config>(info, read_boolean(info[3], "int8Weights"));
 }
 
-// (model, files: string[], onProgress?: (done, total) => void, cancel?): Promise<void>
+// (model, files: string[], lora: products | null, onProgress?: (done, total) => void, cancel?): Promise<void>
 template <class Model> Napi::Value load(const Napi::CallbackInfo& info) {
   const auto model = unwrap<Model>(info[0], "model");
   const std::vector<std::string> files = read_strings(info[1], "files");
+  const std::vector<LoraProduct> products = read_products(info[2]);
   std::shared_ptr<Progress> progress;
-  if (info[2].IsFunction()) progress = std::make_shared<Progress>(info.Env(), info[2].As<Napi::Function>());
-  return run_command(info.Env(), model->device(), read_flag(info[3]), [=]() -> Deliver {
+  if (info[3].IsFunction()) progress = std::make_shared<Progress>(info.Env(), info[3].As<Napi::Function>());
+  return run_command(info.Env(), model->device(), read_flag(info[4]), [=]() -> Deliver {
     SafetensorsSource source(files);
-    model->load(source, [&](double done, double total) {
+    MergedSource merged(source, products);
+    model->load(merged, [&](double done, double total) {
       if (progress) progress->report(done, total);
     });
     return [](Napi::Env env) { return env.Undefined(); };
@@ -163,6 +165,29 @@ Napi::Value unet_forward(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+std::vector<LoraProduct> read_products(const Napi::Value& value) {
+  if (value.IsNull() || value.IsUndefined()) return {};
+  DF_CHECK(value.IsArray(), "lora: expected an array of products");
+  std::vector<LoraProduct> all;
+  for (uint32_t i = 0; i < value.As<Napi::Array>().Length(); i++) {
+    const Napi::Value item = value.As<Napi::Array>().Get(i);
+    DF_CHECK(item.IsObject(), "lora: expected an array of products");
+    const Napi::Object o = item.As<Napi::Object>();
+    LoraProduct p;
+    p.module = read_string(o.Get("module"), "lora: module");
+    p.factors.down = unwrap_tensor(o.Get("down"), "lora: down");
+    p.factors.up = unwrap_tensor(o.Get("up"), "lora: up");
+    const double scale = read_number(o.Get("scale"), "lora: scale");
+    DF_CHECK(std::isfinite(scale), "lora: scale must be finite, got %g", scale);
+    p.factors.scale = float(scale);
+    for (const Tensor* t : {&p.factors.down, &p.factors.up})
+      DF_CHECK(t->dtype() == DType::F32 && t->device() == kCpu, "lora: factors must be f32 on the CPU, got %s on %s",
+               dtype_name(t->dtype()), t->device().str().c_str());
+    all.push_back(std::move(p));
+  }
+  return all;
+}
 
 Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan) {
   auto o = Napi::Object::New(env);

@@ -9,7 +9,7 @@ namespace df::addon {
 namespace {
 
 // abi(): number; lib/addon.ts refuses an addon of another number
-Napi::Value abi(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), 3); }
+Napi::Value abi(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), 4); }
 
 // setErrorClass(class)
 Napi::Value bind_error_class(const Napi::CallbackInfo& info) {

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/execution.h"
+#include "nn/lora.h"
 #include "ops/ops.h"
 
 namespace df {
@@ -14,6 +15,7 @@ constexpr size_t kCacheLimit = size_t(256) << 20;
 // Asked for ahead of the tensor that is being packed: keeps several reads under way, as fast disks need.
 constexpr double kReadAhead = 256e6;
 constexpr int64_t kConvertElements = int64_t(4) << 20;
+constexpr std::string_view kWeight = ".weight";
 
 bool is_floating(DType t) { return t == DType::F32 || t == DType::BF16 || t == DType::F16; }
 
@@ -99,6 +101,12 @@ const Weight* ParameterStore::weight(const std::vector<std::string>& names, cons
   p.dtype = options_.int8 || options_.trainable ? DType::F32 : dtype_;
   p.packed = true;
   return &p.weight;
+}
+
+const Parameter* ParameterStore::linear(const std::vector<std::string>& names, const Shape& shape) {
+  weight(names, shape);
+  parameters_.back().linear = true;
+  return &parameters_.back();
 }
 
 const Tensor* ParameterStore::tensor(const std::vector<std::string>& names, const Shape& shape, DType dtype) {
@@ -234,6 +242,28 @@ void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
   loaded_ = true;
 }
 
+void ParameterStore::load_merged(const ParameterStore& base) {
+  base.check_loaded();
+  clear();
+  const bool alike = base.parameters_.size() == parameters_.size() && base.dtype_ == dtype_ && base.device_ == device_;
+  if (!alike || base.options_.trainable || base.options_.int8)
+    fail(ErrorCode::Internal, "%s: load_merged: the base is another model", model_.c_str());
+  for (size_t i = 0; i < parameters_.size(); i++) {
+    begin_op();
+    const Parameter& from = base.parameters_[i];
+    parameters_[i].value = from.value;
+    parameters_[i].weight = from.weight;
+    if (from.lora.empty()) continue;
+    const Tensor plain = ops::unpack(from.weight, DType::F32).reshape({from.weight.out, from.weight.in});
+    for (const LoraTerm& term : from.lora) {
+      const Tensor part = plain.slice_first(term.part * from.shape[0], from.shape[0]);
+      ops::copy(add_low_rank(part, {term.down->master, term.up->master, term.scale}), DType::F32, part);
+    }
+    parameters_[i].weight = ops::pack(plain, dtype_);
+  }
+  loaded_ = true;
+}
+
 void ParameterStore::check_loaded() const {
   DF_CHECK(loaded_, "%s: no weights are loaded; call load first", model_.c_str());
 }
@@ -251,6 +281,20 @@ std::vector<TensorInfo> ParameterStore::infos() const {
   for (const Parameter& p : parameters_)
     for (const std::string& name : p.names) all.push_back({name, p.shape, p.dtype});
   return all;
+}
+
+std::vector<std::pair<std::string, Shape>> ParameterStore::linear_layers() const {
+  std::vector<std::pair<std::string, Shape>> all;
+  for (const Parameter& p : parameters_)
+    if (p.linear)
+      for (const std::string& name : p.names) all.emplace_back(name.substr(0, name.size() - kWeight.size()), p.shape);
+  return all;
+}
+
+void ParameterStore::add_lora(const std::string& module, LoraTerm term) {
+  const auto [index, part] = find(module + std::string(kWeight));
+  term.part = part;
+  parameters_[index].lora.push_back(term);
 }
 
 Tensor ParameterStore::unpack(const Parameter& p) const {

@@ -12,6 +12,8 @@ namespace df::ops {
 // ---- linear.cpp, conv2d.cpp
 /// Packs (O, I) or (O, kh, kw, I) for products in `dtype` on the device of `plain`.
 Weight pack(const Tensor& plain, DType dtype);
+/// Packs the transpose of (I, O), for products that map I to O.
+Weight pack_transposed(const Tensor& plain, DType dtype);
 /// Packs (O, I) as int8 with one float32 scale per output, for products in `dtype` with float32 accumulation. The values
 /// must be finite.
 Weight pack_int8(const Tensor& plain, DType dtype);

@@ -38,19 +38,34 @@ template <class F> std::vector<float> coefficients(const MicroBatch& batch, cons
   return all;
 }
 
-// The model reads other values for the lifetime of the scope.
-class ValuesScope {
+// Forward passes have the dropout of a batch for the lifetime of the scope.
+class DropoutScope {
  public:
-  ValuesScope(const TrainedModel& model, const std::vector<Tensor>& values) : model_(model) {
-    model.store->set_values(values);
+  DropoutScope(const MicroBatch& batch, std::initializer_list<Lora*> loras) : loras_(loras) {
+    std::vector<uint64_t> samples;
+    for (const TrainingSample& s : batch.samples) samples.push_back(s.index);
+    for (Lora* lora : loras_)
+      if (lora) lora->begin_dropout(batch.seed, samples);
   }
-  ~ValuesScope() { model_.store->set_values(model_.values); }
-  ValuesScope(const ValuesScope&) = delete;
-  ValuesScope& operator=(const ValuesScope&) = delete;
+  ~DropoutScope() {
+    for (Lora* lora : loras_)
+      if (lora) lora->end_dropout();
+  }
+  DropoutScope(const DropoutScope&) = delete;
+  DropoutScope& operator=(const DropoutScope&) = delete;
 
  private:
-  const TrainedModel& model_;
+  std::vector<Lora*> loras_;
 };
+
+// Purposes of the masks; training/noise.cpp and initial_source.cpp have those below.
+constexpr uint32_t kUnetMasks = 1 << 16, kT5Masks = 2 << 16;
+
+std::unique_ptr<Lora> make_lora(Module& model, const TrainedLora& o, const std::vector<std::string>& targets,
+                                uint32_t stream) {
+  return std::make_unique<Lora>(
+      model, LoraOptions{.rank = o.rank, .alpha = o.alpha, .dropout = o.dropout, .targets = targets}, stream);
+}
 
 std::vector<Tensor> zeros_like(const std::vector<Tensor>& state) {
   std::vector<Tensor> all;
@@ -67,16 +82,18 @@ Trainer::Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Devi
   DF_CHECK(unet.out_channels == channels || unet.out_channels == 2 * channels,
            "trainer: the UNet must have %lld output channels, or %lld with a learned variance, got %lld", ll(channels),
            ll(2 * channels), ll(unet.out_channels));
-  const WeightOptions weights{.precision = options.precision, .trainable = true};
+  const WeightOptions weights{.precision = options.precision, .trainable = !options.lora};
   unet_ = std::make_unique<UNet>(unet, options.dtype, device, weights);
   unet_->set_checkpointing(options.checkpointing);
-  unet_model_.store = &unet_->store();
+  if (options.lora) unet_lora_ = make_lora(*unet_, *options.lora, options.lora->targets, kUnetMasks);
+  unet_model_.store = unet_lora_ ? &unet_lora_->store() : &unet_->store();
   if (!t5) return;
   DF_CHECK(t5->d_model == unet.encoder_hid_dim, "trainer: the text encoder must have a width of %lld, got %lld",
            ll(unet.encoder_hid_dim), ll(t5->d_model));
   t5_ = std::make_unique<T5Encoder>(*t5, options.dtype, device, weights);
   t5_->set_checkpointing(options.checkpointing);
-  t5_model_.store = &t5_->store();
+  if (options.lora) t5_lora_ = make_lora(*t5_, *options.lora, options.lora->text_targets, kT5Masks);
+  t5_model_.store = t5_lora_ ? &t5_lora_->store() : &t5_->store();
 }
 
 std::vector<TrainedModel*> Trainer::models() {
@@ -104,7 +121,7 @@ void Trainer::attach(TrainedModel& model) {
   optimizer_ = AdamW(std::move(parameters));
 }
 
-void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progress) {
+void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progress, uint64_t seed) {
   DF_CHECK((t5 != nullptr) == (t5_ != nullptr), "trainer: the weights of the text encoder must %s",
            t5_ ? "be given, for it is trained as well" : "not be given, for it is not trained");
   for (TrainedModel* m : models()) {
@@ -116,14 +133,19 @@ void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progr
   optimizer_ = AdamW({});
   unet_->load(unet, progress);
   if (t5_) t5_->load(*t5, progress);
+  for (Lora* lora : {unet_lora_.get(), t5_lora_.get()}) {
+    if (!lora) continue;
+    InitialSource factors = initial_lora(lora->store().infos(), seed);
+    lora->store().load(factors, {});
+  }
   for (TrainedModel* m : models()) attach(*m);
 }
 
 void Trainer::initialise(uint64_t seed) {
   InitialSource unet = initial_unet(unet_->parameters(), seed);
-  if (!t5_) return load(unet, nullptr);
+  if (!t5_) return load(unet, nullptr, {}, seed);
   InitialSource t5 = initial_t5(t5_->parameters(), *t5_config_, seed);
-  load(unet, &t5);
+  load(unet, &t5, {}, seed);
 }
 
 void Trainer::check_loaded() const {
@@ -222,6 +244,7 @@ Tensor Trainer::accumulate(const MicroBatch& batch) {
 
 Tensor Trainer::accumulate(const MicroBatch& batch, const NoisedImages& images) {
   check_batch(batch);
+  const DropoutScope dropout(batch, {unet_lora_.get(), t5_lora_.get()});
   try {
     Tensor model;
     {
@@ -269,7 +292,11 @@ int64_t Trainer::parameter_count() const {
   return n;
 }
 
-size_t Trainer::bytes() const { return size_t(parameter_count()) * sizeof(float) * (options_.ema ? 5 : 4); }
+size_t Trainer::bytes() const {
+  const size_t trained = size_t(parameter_count()) * sizeof(float) * (options_.ema ? 5 : 4);
+  if (!options_.lora) return trained;
+  return trained + unet_->weight_bytes() + (t5_ ? t5_->weight_bytes() : 0);
+}
 
 void reduce_gradients(const std::vector<Trainer*>& replicas) {
   DF_CHECK(!replicas.empty(), "reduce_gradients: replicas must not be empty");
