@@ -182,6 +182,19 @@ describe('refused when it is opened', () => {
   });
 });
 
+test('shapes of all pictures, from their headers; what cannot be read is named', async () => {
+  const png = (width: number, height: number): Promise<Buffer> => plain(width, height, RED).png().toBuffer();
+  const folder = await folderOf({ 'a.png': await png(8, 4), 'b.png': await png(3, 6), 'c.png': 'broken', 'd.png': await png(5, 5) });
+  const dataset = await open(folder, { caption: 'x' });
+  const progress: number[] = [];
+  expect([...await dataset.aspectRatios!({ onProgress: (done, total) => progress.push(done / total) })]).toEqual([2, 0.5, NaN, 1]);
+  expect(progress).toEqual([0.25, 0.5, 0.75, 1]);
+  expect(dataset.skipped).toEqual([{ key: 'c.png', reason: 'it is not a JPEG, PNG, WebP, GIF, TIFF or AVIF picture' }]);
+  const wide = (await dataset.load(0, { width: 12, height: 6, random: at(0) }))!;
+  expect([wide.width, wide.height, wide.image.length]).toEqual([12, 6, 216]);
+  await expectIFError('CANCELLED', () => dataset.aspectRatios!({ signal: AbortSignal.abort() }));
+});
+
 test('indices and sizes are checked', async () => {
   const dataset = await open(await folderOf({ 'a.png': RED }), { caption: 'x' });
   for (const index of [-1, 1, 0.5, NaN]) await expectIFError('INVALID_ARGUMENT', () => dataset.load(index, { width: 4, height: 4, random: at(0) }), /index must be a whole number from 0 to 0/);

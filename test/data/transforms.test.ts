@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { addon } from '../../lib/addon.js';
 import type { Pixels } from '../../lib/data/decode.js';
-import { lowResolution, mirror, cover } from '../../lib/data/transforms.js';
+import { cover, lowResolution, mirror } from '../../lib/data/transforms.js';
 import { sequence } from '../support/pictures.js';
 
 /** Red counts columns, green rows. */
@@ -26,6 +26,24 @@ test('without a change of size: the crop begins where the random number says, fi
 test('the centre', async () => {
   const image = await cover(ramp(10, 4), { width: 4, height: 4, crop: 'center', flip: false, random: sequence(0, 0) });
   expect(corner(image)).toEqual([3, 0]);
+});
+
+test('other shapes than the square: the side that fits becomes the size, the rest of the other is cut off', async () => {
+  const options = { crop: 'random' as const, flip: false };
+  const wide = await cover(ramp(12, 4), { width: 6, height: 4, ...options, random: sequence(0.9, 0.5) });
+  expect([corner(wide), wide.length, [...wide.subarray(-3)]]).toEqual([[3, 0], 72, [8, 3, 0]]);
+  const high = await cover(ramp(6, 12), { width: 6, height: 4, ...options, random: sequence(0.9, 0.5) });
+  expect([corner(high), high.length, [...high.subarray(-3)]]).toEqual([[0, 4], 72, [5, 7, 0]]);
+  const exact = await cover(ramp(6, 4), { width: 6, height: 4, ...options, random: sequence(0.9, 0.99) });
+  expect([...exact]).toEqual([...ramp(6, 4).data]);
+  // a square picture in a wide shape: enlarged to the width, rows cut off
+  const { data } = ramp(40, 40);
+  const whole = await addon.resizePixels(data, 40, 40, 3, 88, 88, 'bilinear');
+  const cut = await cover({ data, width: 40, height: 40 }, { width: 88, height: 48, crop: 'center', flip: false, random: sequence(0.9, 0) });
+  expect([...cut]).toEqual([...whole.subarray(3 * 88 * 20, 3 * 88 * 68)]);
+  const mirrored = await cover(ramp(6, 4), { width: 6, height: 4, crop: 'center', flip: true, random: sequence(0, 0) });
+  expect([...mirrored.subarray(0, 6)]).toEqual([5, 0, 0, 4, 0, 0]);
+  expect([...mirror(mirrored, 6)]).toEqual([...ramp(6, 4).data]);
 });
 
 test('mirrored by the first number, only on request', async () => {

@@ -1,5 +1,5 @@
 // The loop around the model, with the stand-in of fake-trainer: what a step is made of, checkpoints, faults.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { IFError } from '../../lib/errors.js';
@@ -114,8 +114,44 @@ describe('a step', () => {
 
   test('prior preservation: every second sample is one of the class, with its weight', async () => {
     const state = fake();
-    await run(await temporaryFolder(), { priorPreservation: { data: { type: 'folder', path: data, caption: 'a colour' }, weight: 0.25 }, validation: false });
+    const others = await temporaryFolder();
+    cpSync(data, others, { recursive: true });
+    await run(await temporaryFolder(), { priorPreservation: { data: { type: 'folder', path: others, caption: 'a colour' }, weight: 0.25 }, validation: false });
     for (const { batch } of state.batches) expect(batch.samples.map(({ weight }) => weight)).toEqual([1, 0.25, 1, 0.25]);
+  });
+
+  test('buckets: the pictures of a step have one shape; resumed, the same ones', async () => {
+    const folder = await temporaryFolder();
+    for (let i = 0; i < 12; i++) await plain(...[[40, 40], [70, 40], [40, 60]][i % 3] as [number, number], [20 * i, 9, 99]).png().toFile(path.join(folder, `${i}.png`));
+    writeFileSync(path.join(folder, 'z.png'), 'broken');
+    const change: Partial<TrainingConfig> = { data: { type: 'folder', path: folder, caption: 'x' }, buckets: {}, microBatch: 2, validation: { pictures: 3, timesteps: 1 } };
+    const state = fake();
+    const out = await temporaryFolder();
+    await run(out, change);
+    const shapes = state.batches.map(({ batch }) => `${batch.width}×${batch.height}`);
+    expect(new Set(shapes)).toEqual(new Set(['32×32', '40×24', '24×40']));
+    for (let i = 0; i < shapes.length; i += 2) expect(shapes[i]).toBe(shapes[i + 1]); // two micro-batches per step
+    for (const { batch } of state.batches) expect(batch.images.length).toBe(2 * 3 * batch.width * batch.height);
+    expect(messages('status')).toMatch(/buckets: 24 × 40: \d, 32 × 32: \d, 40 × 24: \d/);
+    expect(messages('warning')).toMatch(/z\.png is skipped/);
+
+    const other = await temporaryFolder();
+    await interrupted(other, 5, change);
+    await run(other, change, { resume: true });
+    expect(losses(other)).toEqual(losses(out));
+    expect(weights(other, 12)).toEqual(weights(out, 12));
+    await expectIFError('INVALID_ARGUMENT', () => run(other, { ...change, buckets: { maxRatio: 3 } }, { resume: true }), /differs .* in buckets\.maxRatio/);
+    await expectIFError('INVALID_ARGUMENT', async () => run(await temporaryFolder(), { ...change, size: 36 }), /buckets: need a size that is a multiple of 8, got 36/);
+    await expectIFError('INVALID_ARGUMENT', async () => run(await temporaryFolder(), { ...change, data: { type: 'emoji', set: 'noto' } }), /buckets: .*every picture is square/);
+  });
+
+  test('buckets in stage II: the reduced picture has the same shape', async () => {
+    const folder = await temporaryFolder();
+    await plain(70, 40, [1, 2, 3]).png().toFile(path.join(folder, 'a.png'));
+    const state = fake();
+    await run(await temporaryFolder(), { model: { folder: golden('tiny-if-II') }, data: { type: 'folder', path: folder, caption: 'x' }, buckets: {}, validation: false, steps: 1 });
+    expect(state.batches[0]!.batch).toMatchObject({ width: 88, height: 48, lowResWidth: 22, lowResHeight: 12 });
+    expect(state.batches[0]!.batch.lowRes!.length).toBe(4 * 3 * 22 * 12);
   });
 
   test('stage II: the reduced picture, with an independent level per sample', async () => {
