@@ -120,7 +120,7 @@ export class ClassPictures {
         if (!drawn) throw new IFError('WEIGHTS', `priorPreservation.generate: a picture of ${stage.folder.dir} is not finite (NaN or infinity)`);
         if (last) await this.write(number, drawn);
         else pictures.push(drawn);
-        onEvent({ type: 'load', component: last ? 'class pictures' : `class pictures, stage${index + 1}`, done: i + 1, total: this.missing.length, unit: 'items' });
+        onEvent({ type: 'load', component: last ? 'drawing class pictures' : `drawing class pictures, stage${index + 1}`, done: i + 1, total: this.missing.length, unit: 'items' });
       }
     } finally {
       unet.dispose();

@@ -32,7 +32,7 @@ export async function trainingSources(data: Dataset, training: Uint32Array, prio
 async function bucketOrder(data: Dataset, training: Uint32Array, { config, random, shapes, onEvent, signal }: SourceOptions): Promise<VisitOrder> {
   if (!data.aspectRatios) throw new IFError('INVALID_ARGUMENT', `buckets: ${data.description}: every picture is square; leave buckets out`);
   const ratios = await data.aspectRatios({
-    onProgress: (done, total) => onEvent({ type: 'load', component: 'shapes', done, total, unit: 'items' }), ...(signal ? { signal } : {}),
+    onProgress: (done, total) => onEvent({ type: 'load', component: 'reading the shapes of the pictures', done, total, unit: 'items' }), ...(signal ? { signal } : {}),
   });
   const buckets = fillBuckets(shapes, ratios, training);
   if (buckets.length === 0) throw new IFError('NOT_FOUND', `${data.description}: no picture can be read${data.skipped[0] ? `; the first: ${data.skipped[0].key}: ${data.skipped[0].reason}` : ''}`);

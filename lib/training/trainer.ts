@@ -251,6 +251,7 @@ async function encodeCaptions({ config, model, datasets, previewItems }: Setup, 
     ...t5Arithmetic(config.model.textDtype ?? config.dtype, config.dtype), device: config.devices[0]!, cacheDir,
     onWarning: (message) => onEvent({ type: 'warning', message }),
     onProgress: (done, total) => onEvent({ type: 'load', component: 'text_encoder', done, total, unit: 'bytes' }),
+    onEncoded: (done, total) => onEvent({ type: 'load', component: 'encoding captions', done, total, unit: 'items' }),
     ...(signal ? { signal } : {}),
   });
 }

@@ -83,7 +83,7 @@ describe('stage I', () => {
     expect(room.drawn).toEqual(['class-000000.png', 'class-000001.png', 'class-000002.png', 'notes.txt', 'photo.png']);
     for (const name of room.drawn.slice(0, 3)) expect(readFileSync(path.join(room.class, name)).equals(before.get(name)!)).toBe(true);
     await room.run(2); // more than enough: nothing is drawn, nothing is removed
-    expect(events.some((event) => event.type === 'load' && event.component.startsWith('class pictures'))).toBe(false);
+    expect(events.some((event) => event.type === 'load' && event.component.startsWith('drawing class pictures'))).toBe(false);
     expect(room.drawn.length).toBe(5);
   });
 
@@ -93,11 +93,11 @@ describe('stage I', () => {
     const controller = new AbortController();
     await expectIFError('CANCELLED', () => room.run(5, {}, {}, {
       signal: controller.signal,
-      onEvent: (event) => { if (event.type === 'load' && event.component === 'class pictures' && event.done === 2) controller.abort(); },
+      onEvent: (event) => { if (event.type === 'load' && event.component === 'drawing class pictures' && event.done === 2) controller.abort(); },
     }));
     expect(room.drawn).toEqual(['class-000000.png', 'class-000001.png']);
     const progress: number[] = [];
-    await room.run(5, {}, {}, { onEvent: (event) => { if (event.type === 'load' && event.component === 'class pictures') progress.push(event.done); } });
+    await room.run(5, {}, {}, { onEvent: (event) => { if (event.type === 'load' && event.component === 'drawing class pictures') progress.push(event.done); } });
     expect(progress).toEqual([1, 2, 3]);
     expect(room.drawn.length).toBe(5);
   });
