@@ -1,5 +1,5 @@
 // The loop around the model, with the stand-in of fake-trainer: what a step is made of, checkpoints, faults.
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { IFError } from '../../lib/errors.js';
@@ -11,6 +11,7 @@ import { expectIFError } from '../support/expect-error.js';
 import { installFakeTrainer, type FakeOptions, type FakeState } from '../support/fake-trainer.js';
 import { plain, temporaryFolder } from '../support/pictures.js';
 import { golden } from '../support/safetensors.js';
+import { tar } from '../support/tar.js';
 
 const PICTURES = 11;
 let data: string;
@@ -315,6 +316,30 @@ describe('what can go wrong', () => {
     expect(metrics(out).at(-1)).toMatchObject({ step: 12, skipped_pictures: 2 });
     for (let i = 0; i < 6; i++) writeFileSync(path.join(broken, `${i}.png`), 'x');
     await expectIFError('NOT_FOUND', async () => run(await temporaryFolder(), { data: { type: 'folder', path: broken, caption: 'x' }, validation: false }), /none of the 6 pictures can be read; the first: /);
+  });
+
+  test('names in data that lead out of it: skipped and counted, and only the folder of the run is written to', async () => {
+    fake();
+    const room = await temporaryFolder();
+    const png = await plain(32, 32, [9, 8, 7]).png().toBuffer();
+    for (const name of ['pictures', 'shards', 'run', 'cache']) mkdirSync(path.join(room, name));
+    writeFileSync(path.join(room, 'outside.png'), png);
+    writeFileSync(path.join(room, 'pictures', 'a.png'), png);
+    symlinkSync('.', path.join(room, 'pictures', 'circle'));
+    writeFileSync(path.join(room, 'pictures', 'metadata.jsonl'), ['a.png', '../outside.png', '../new.png', path.join(room, 'new.png'), 'circle/../../new.png'].map((file_name) => JSON.stringify({ file_name, text: 'x' })).join('\n'));
+    writeFileSync(path.join(room, 'shards', 'a.tar'), tar(
+      { name: 'a.png', content: png }, { name: 'a.txt', content: 'x' }, { name: '../new.png', content: png }, { name: '../new.txt', content: 'x' }, { name: '/tmp/../new.png', content: png },
+    ));
+    const everything = (): string[] => readdirSync(room, { recursive: true }).map(String).filter((name) => !/^(run|cache)\b/.test(name)).sort();
+    const before = everything();
+    for (const [type, path_, skipped] of [['folder', 'pictures', 5], ['webdataset', 'shards', 3]] as const) {
+      events = [];
+      const out = path.join(room, 'run', type);
+      await run(out, { data: { type, path: path.join(room, path_) }, validation: false, steps: 2 }, { cacheDir: path.join(room, 'cache') });
+      expect(metrics(out).at(-1)).toMatchObject({ step: 2, skipped_pictures: skipped });
+      expect(messages('warning').split('\n').length).toBe(skipped);
+      expect(everything()).toEqual(before);
+    }
   });
 
   test('refused before anything is loaded', async () => {
