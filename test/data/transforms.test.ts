@@ -41,6 +41,8 @@ test('other shapes than the square: the side that fits becomes the size, the res
   const whole = await addon.resizePixels(data, 40, 40, 3, 88, 88, 'bilinear');
   const cut = await cover({ data, width: 40, height: 40 }, { width: 88, height: 48, crop: 'center', flip: false, random: sequence(0.9, 0) });
   expect([...cut]).toEqual([...whole.subarray(3 * 88 * 20, 3 * 88 * 68)]);
+  const wideIntoWider = await cover(ramp(9, 8), { width: 9, height: 4, crop: 'center', flip: false, random: sequence(0.9, 0) });
+  expect([...wideIntoWider]).toEqual([...ramp(9, 8).data.subarray(3 * 9 * 2, 3 * 9 * 6)]);
   const mirrored = await cover(ramp(6, 4), { width: 6, height: 4, crop: 'center', flip: true, random: sequence(0, 0) });
   expect([...mirrored.subarray(0, 6)]).toEqual([5, 0, 0, 4, 0, 0]);
   expect([...mirror(mirrored, 6)]).toEqual([...ramp(6, 4).data]);

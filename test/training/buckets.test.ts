@@ -25,6 +25,7 @@ describe('shapes', () => {
     const shapes = bucketShapes(64, 8, 2);
     const nearest = (ratio: number): string => { const { width, height } = shapes[nearestBucket(shapes, ratio)]!; return `${width}×${height}`; };
     expect([1, 4 / 3, 3 / 4, 1.7, 16, 1 / 16, 1.05].map(nearest)).toEqual(['64×64', '72×56', '56×72', '80×48', '88×48', '48×88', '64×64']);
+    expect(nearest(0.655)).toBe('56×72'); // √(48/88 · 56/72) = 0.651; the mean of the two is 0.662
   });
   test('unreadable pictures and those that are held out are in no bucket', () => {
     const buckets = fillBuckets(bucketShapes(64, 8, 2), Float64Array.of(1, NaN, 1.8, 1, 0.5), Uint32Array.of(0, 1, 2, 4));
