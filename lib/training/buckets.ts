@@ -56,7 +56,8 @@ export class BucketOrder implements VisitOrder {
   readonly length: number;
   private readonly orders: SampleOrder[];
   /** Per step so far: its bucket, and how many steps before it had the same. */
-  private readonly steps: { bucket: number; before: number }[] = [];
+  private readonly drawn: number[] = [];
+  private readonly before: number[] = [];
   private readonly counts: number[];
 
   /** @param batchSize visits of a step */
@@ -86,12 +87,13 @@ export class BucketOrder implements VisitOrder {
   }
 
   private step(position: number): { bucket: number; before: number } {
-    const number = Math.floor(position / this.batchSize);
-    while (this.steps.length <= number) {
-      let left = Math.floor(this.random.uniform(Purpose.Bucket, this.steps.length) * this.length);
+    const step = Math.floor(position / this.batchSize);
+    while (this.drawn.length <= step) {
+      let left = Math.floor(this.random.uniform(Purpose.Bucket, this.drawn.length) * this.length);
       const bucket = this.buckets.findIndex(({ pictures }) => (left -= pictures.length) < 0);
-      this.steps.push({ bucket, before: this.counts[bucket]!++ });
+      this.drawn.push(bucket);
+      this.before.push(this.counts[bucket]!++);
     }
-    return this.steps[number]!;
+    return { bucket: this.drawn[step]!, before: this.before[step]! };
   }
 }
