@@ -124,7 +124,7 @@ export function heldOutPictures({ validation }: Pick<RunConfig, 'validation'>): 
 }
 
 /** Keys that may differ when a run goes on: they change neither the weights (but for rounding) nor what is drawn. */
-const FREE_KEYS = ['out', 'devices', 'threads', 'microBatch', 'gradientCheckpointing', 'validation', 'previews', 'checkpoints', 'saveDtype'];
+const FREE_KEYS = ['out', 'devices', 'threads', 'microBatch', 'gradientCheckpointing', 'validation', 'previews', 'checkpoints', 'saveDtype', 'priorPreservation.generate'];
 
 /**
  * The keys, e.g. `optimizer.lr`, in which two configurations of a run differ so that one cannot continue the other.

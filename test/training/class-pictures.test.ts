@@ -121,7 +121,7 @@ describe('stage I', () => {
     await plain(9, 9, [1, 2, 3]).png().toFile(path.join(room.class, 'photo.png'));
     await expectIFError('INVALID_ARGUMENT', () => room.run(2, { out }, {}, { resume: true }), /begun with 2 pictures of the class, now there are 3/);
     rmSync(path.join(room.class, 'photo.png'));
-    await room.run(2, { out }, {}, { resume: true });
+    await room.run(1, { out }, {}, { resume: true }); // what is there is enough
   });
 
   test('refused before anything is drawn', async () => {
