@@ -28,15 +28,15 @@ export async function cover(pixels: Pixels, { width, height, crop, flip, random 
   const resized = await addon.resizePixels(pixels.data, pixels.width, pixels.height, 3, fullWidth, fullHeight, FILTER);
   const spare = fullWidth - width + fullHeight - height; // one of them is 0
   const offset = crop === 'random' ? Math.floor(place * (spare + 1)) : Math.round(spare / 2);
-  const cut = tooWide ? cutColumns(resized, fullWidth, offset, { width, height }) : resized.subarray(3 * width * offset, 3 * width * (offset + height));
-  return mirrored ? mirror(cut, width) : cut.slice();
+  const part = cut(resized, fullWidth, tooWide ? offset : 0, tooWide ? 0 : offset, { width, height });
+  return mirrored ? mirror(part, width) : part;
 }
 
-/** Columns `first` … `first + width − 1` of `height` rows. */
-function cutColumns(data: Uint8Array, fullWidth: number, first: number, { width, height }: Shape): Uint8Array {
+/** The part of `shape` whose first pixel is at (left, top), of a picture with rows of `rowWidth` RGB pixels. */
+export function cut(data: Uint8Array, rowWidth: number, left: number, top: number, { width, height }: Shape): Uint8Array {
   const out = new Uint8Array(3 * width * height);
   for (let y = 0; y < height; y++) {
-    const from = 3 * (y * fullWidth + first);
+    const from = 3 * ((top + y) * rowWidth + left);
     out.set(data.subarray(from, from + 3 * width), 3 * width * y);
   }
   return out;
