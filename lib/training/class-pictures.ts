@@ -76,7 +76,7 @@ export class ClassPictures {
       throw ioError('writing', this.folder, error);
     }
     await checkWritable(path.join(this.folder, fileName(0)));
-    onEvent({ type: 'status', message: `drawing ${missing.length} pictures of "${this.prompt}" for ${this.folder}` });
+    onEvent({ type: 'status', message: `drawing pictures of "${this.prompt}" for ${this.folder}: ${missing.length} are missing` });
     const device = config.devices[0]!;
     const [embedding, empty] = await encodePrompts([this.prompt, ''], this.model.text, {
       ...t5Arithmetic(config.model.textDtype ?? config.dtype, config.dtype), device, cacheDir,
