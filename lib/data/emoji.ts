@@ -56,21 +56,22 @@ class EmojiDataset implements Dataset {
   }
 
   /** Draws two numbers: caption, flip. */
-  async load(index: number, { size, random, signal }: LoadSampleOptions): Promise<Sample | undefined> {
-    checkRequest(index, this.length, size);
+  async load(index: number, { width, height, random, signal }: LoadSampleOptions): Promise<Sample | undefined> {
+    checkRequest(index, this.length, { width, height });
+    if (width !== height) throw new IFError('INVALID_ARGUMENT', `emojis are square, got ${width} × ${height}`);
     const position = this.chosen[index]!;
     const emoji = this.all[position]!;
     const key = `${this.options.set}/${emoji.hexcode}`;
     const caption = choose(emoji.captions, random());
     const flip = random() < 0.5 && (this.options.flip ?? false);
-    const cache = await this.cacheOf(size);
+    const cache = await this.cacheOf(width);
     if (signal?.aborted) throw new IFError('CANCELLED', 'loading a picture was cancelled');
-    const image = cache ? await cache.read(position) : await rasterise(emoji, size);
+    const image = cache ? await cache.read(position) : await rasterise(emoji, width);
     if ('reason' in image) {
       this.list.add({ key, reason: image.reason });
       return undefined;
     }
-    return { key, image: flip ? mirror(image, size) : image, width: size, height: size, caption };
+    return { key, image: flip ? mirror(image, width) : image, width, height, caption };
   }
 
   async *captions(): AsyncGenerator<string> {

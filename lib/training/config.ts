@@ -26,9 +26,27 @@ export interface TrainingConfig {
   data: DataConfig;
   /** Side of the pictures in pixels. Default: what the model was trained on (64, 256, 1024). */
   size?: number;
+  /**
+   * Pictures keep their shape, roughly: each is cut to the nearest of a set of shapes of about size² pixels instead of to the
+   * square, and the pictures of a step have one shape. Not with emojis, which are square, nor with priorPreservation.
+   */
+  buckets?: {
+    /** Longer side ÷ shorter side of the shapes, at most. Default: 2. */
+    maxRatio?: number;
+  };
   /** Pictures of the class beside those of the subject (DreamBooth): every second picture of the run is one of `data`. */
   priorPreservation?: {
+    /** Pictures of the class: a `folder` with a `caption`, where `generate` is to fill it. */
     data: DataConfig;
+    /** Draws what is missing in that folder before training starts, with the model as it is then and the caption as the prompt. */
+    generate?: {
+      /** Pictures that the folder has in the end. Default: 200. */
+      pictures?: number;
+      /** Stage II: pipeline folder of the stage I whose pictures it enlarges, or `if-emoji`. */
+      stage1?: { folder: string; variant?: 'fp16' | 'bf16' };
+      /** Sampler steps of each stage, or a schedule's name. Default: what its folder says, else 100 and 50. */
+      timesteps?: number | string;
+    };
     /** Factor of their loss. Default: 1. */
     weight?: number;
   };

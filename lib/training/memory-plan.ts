@@ -1,5 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import { addon, type MemoryPlan } from '../addon.js';
+import type { Shape } from '../data/dataset.js';
 import { IFError } from '../errors.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
 import { UNet } from '../models/unet.js';
@@ -26,13 +27,15 @@ export interface TrainingPlan {
 
 /**
  * Asks the meta backend for every phase of a run.
+ * @param shapes of the pictures that are trained on: the largest counts
  * @param previewPictures pictures that are drawn together, with guidance; 0: none
- * @param stage1 draws low-resolution pictures of `side` pixels
+ * @param stage1 draws low-resolution pictures
  */
-export async function planTraining(model: TrainableModel, config: RunConfig, previewPictures: number, stage1: { stage: Stage; side: number } | undefined): Promise<TrainingPlan> {
+export async function planTraining(model: TrainableModel, config: RunConfig, shapes: readonly Shape[], previewPictures: number, stage1: { stage: Stage } | undefined): Promise<TrainingPlan> {
   const { size, dtype, precision, microBatch } = config;
+  const { width, height } = shapes.reduce((largest, shape) => (shape.width * shape.height > largest.width * largest.height ? shape : largest));
   const options = { dtype, precision, checkpointing: config.gradientCheckpointing, ema: config.ema !== false, lora: loraOptions(config) };
-  const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, size, size, PROMPT_TOKENS);
+  const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, height, width, PROMPT_TOKENS);
   const arithmetic = t5Arithmetic(config.model.textDtype ?? dtype, dtype);
   // parameters, gradients, two moments, and the average; of these all but the gradients are saved
   const copies = options.ema ? 5 : 4;
@@ -44,7 +47,7 @@ export async function planTraining(model: TrainableModel, config: RunConfig, pre
     encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS),
     // with LoRA it shares the frozen weights
     preview: preview && config.lora ? { ...preview, weightBytes: loraCopiedWeights(config.lora, networks) * (dtype === 'bf16' ? 2 : 4) } : preview,
-    lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, precision),
+    lowRes: await stage1?.stage.plan(dtype, 1, height / config.lowRes!.factor, width / config.lowRes!.factor, PROMPT_TOKENS, true, precision),
     checkpointBytes: config.lora ? 4 * (copies - 1) * loraParameters(config.lora, networks) : (training.weightBytes * (copies - 1)) / copies,
   };
 }

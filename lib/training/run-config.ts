@@ -1,4 +1,6 @@
+import type { Shape } from '../data/dataset.js';
 import { IFError } from '../errors.js';
+import { bucketShapes } from './buckets.js';
 import { loraLayers } from './lora.js';
 import type { TrainableModel } from './model.js';
 import type { ResolvedConfig } from './resolve-config.js';
@@ -13,6 +15,9 @@ export type RunConfig = Omit<ResolvedConfig, 'size' | 'steps' | 'epochs' | 'micr
   objective: ResolvedConfig['objective'] & { prediction: 'epsilon' | 'v_prediction'; variance: 'learned' | 'fixed' };
   validation: false | (Exclude<ResolvedConfig['validation'], false> & { pictures: number });
 };
+
+/** Sides of buckets are multiples of it, and of what the UNet and the reduction divide by: pixels below are too fine to matter. */
+const BUCKET_MULTIPLE = 8;
 
 export interface DataLengths {
   /** Pictures of `data`, and how messages call it. */
@@ -69,6 +74,22 @@ function pictureSizes(config: ResolvedConfig, { config: unet, folder }: Trainabl
   return { size, lowRes };
 }
 
+/**
+ * The shapes of the pictures that are trained on: the square, or those of the buckets.
+ * @throws IFError `INVALID_ARGUMENT` when there can be none of that size
+ */
+export function pictureShapes({ size, buckets, lowRes }: RunConfig, { config: unet }: TrainableModel): Shape[] {
+  if (!buckets) return [{ width: size, height: size }];
+  const multiple = leastCommonMultiple(BUCKET_MULTIPLE, leastCommonMultiple(2 ** (unet.blockOutChannels.length - 1), lowRes?.factor ?? 1));
+  if (size % multiple !== 0) fail('buckets', `need a size that is a multiple of ${multiple}, got ${size}`);
+  return bucketShapes(size, multiple, buckets.maxRatio);
+}
+
+function leastCommonMultiple(a: number, b: number): number {
+  const divisor = (x: number, y: number): number => (y === 0 ? x : divisor(y, x % y));
+  return (a / divisor(a, b)) * b;
+}
+
 function target({ objective }: ResolvedConfig, { config, scheduler, folder }: TrainableModel, upscales: boolean): Pick<RunConfig['objective'], 'prediction' | 'variance'> {
   const { predictionType, varianceType } = scheduler.config;
   const channels = upscales ? config.inChannels / 2 : config.inChannels;
@@ -105,7 +126,7 @@ export function heldOutPictures({ validation }: Pick<RunConfig, 'validation'>): 
 }
 
 /** Keys that may differ when a run goes on: they change neither the weights (but for rounding) nor what is drawn. */
-const FREE_KEYS = ['out', 'devices', 'threads', 'microBatch', 'gradientCheckpointing', 'validation', 'previews', 'checkpoints', 'saveDtype'];
+const FREE_KEYS = ['out', 'devices', 'threads', 'microBatch', 'gradientCheckpointing', 'validation', 'previews', 'checkpoints', 'saveDtype', 'priorPreservation.generate'];
 
 /**
  * The keys, e.g. `optimizer.lr`, in which two configurations of a run differ so that one cannot continue the other.

@@ -90,7 +90,7 @@ class Run {
     const objective = (by: typeof weighting): Objective => new Objective(model.scheduler.config, model.noiser?.config, { prediction, variance, weighting: by });
     const width = model.text.config.dModel;
     const text = store ? storedText(store, width) : tokenText(model.text);
-    const stage1 = config.lowRes?.stage1 && await Stage1Samples.open({ ...config, lowRes: { ...config.lowRes, stage1: config.lowRes.stage1 } }, width, config.dtype, random, text, signal);
+    const stage1 = config.lowRes?.stage1 && await Stage1Samples.open({ ...config, lowRes: { ...config.lowRes, stage1: config.lowRes.stage1 } }, width, setup.shapes, config.dtype, random, text, signal);
     const batches = new BatchBuilder(config, objective(weighting), random, text, stage1);
     const previews = config.previews && setup.previewItems.length > 0 ? await Previews.create(setup.previewItems, { ...config, previews: config.previews }, model, scheduler, store) : undefined;
     const validation = config.validation ? new Validation(setup.heldOut, { ...config, validation: config.validation }, objective({ type: 'none' }), batches) : undefined;
@@ -223,7 +223,7 @@ class Run {
     if (this.saved === this.step) return;
     const { config, checkpoints, sources, pipeline } = this.setup;
     const { description, length } = sources[0]!.dataset;
-    const dir = await checkpoints.save({ step: this.step, config, data: { description, length }, pipeline }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
+    const dir = await checkpoints.save({ step: this.step, config, data: { description, length, ...(sources[1] ? { prior: sources[1].dataset.length } : {}) }, pipeline }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
     this.saved = this.step;
     this.onEvent({ type: 'checkpoint', step: this.step, dir });
   }
@@ -254,6 +254,7 @@ async function encodeCaptions({ config, model, datasets, previewItems }: Setup, 
     ...t5Arithmetic(config.model.textDtype ?? config.dtype, config.dtype), device: config.devices[0]!, cacheDir,
     onWarning: (message) => onEvent({ type: 'warning', message }),
     onProgress: (done, total) => onEvent({ type: 'load', component: 'text_encoder', done, total, unit: 'bytes' }),
+    onEncoded: (done, total) => onEvent({ type: 'load', component: 'encoding captions', done, total, unit: 'items' }),
     ...(signal ? { signal } : {}),
   });
 }

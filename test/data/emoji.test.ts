@@ -49,7 +49,7 @@ const pixel = (image: Uint8Array, size: number, x: number, y: number): number[] 
 async function all(dataset: Dataset, size: number): Promise<Map<string, Uint8Array>> {
   const images = new Map<string, Uint8Array>();
   for (let i = 0; i < dataset.length; i++) {
-    const sample = await dataset.load(i, { size, random: () => 0 });
+    const sample = await dataset.load(i, { width: size, height: size, random: () => 0 });
     if (sample) images.set(sample.caption, sample.image);
   }
   return images;
@@ -77,7 +77,7 @@ test('captions: the name more often than the rest, keywords that the name does n
   expect(emojis[0]!.captions).toEqual(['left half', 'left half', 'left half emoji', 'an emoji of left half', 'left half, red, side, square', 'left half, big, bold, plain']);
   expect(emojis[1]!.captions).toEqual(['right half', 'right half', 'right half emoji', 'an emoji of right half']);
   const dataset = await openEmoji({ set: 'noto' }, await context(await project({})));
-  expect((await dataset.load(0, { size: 8, random: sequence(0.99, 0.9) }))!.caption).toBe('left half, big, bold, plain');
+  expect((await dataset.load(0, { width: 8, height: 8, random: sequence(0.99, 0.9) }))!.caption).toBe('left half, big, bold, plain');
   const captions: string[] = [];
   for await (const caption of dataset.captions()) captions.push(caption);
   expect(captions.slice(0, 6)).toEqual(['left half', 'left half emoji', 'an emoji of left half', 'left half, red, side, square', 'left half, big, bold, plain', 'right half']);
@@ -89,7 +89,7 @@ test('mirrored on request only', async () => {
   const base = await project({});
   for (const flip of [false, true]) {
     const dataset = await openEmoji({ set: 'noto', flip }, await context(base));
-    const sample = (await dataset.load(0, { size: 16, random: sequence(0, 0.49) }))!;
+    const sample = (await dataset.load(0, { width: 16, height: 16, random: sequence(0, 0.49) }))!;
     expect(pixel(sample.image, 16, flip ? 14 : 1, 8)).toEqual([255, 0, 0]);
     await dataset.close();
   }
@@ -167,13 +167,13 @@ for (const set of ['noto', 'fluent'] as const) {
     const apple = emojis.findIndex(({ name }) => name === 'red apple');
     expect(isHeldOut('1F34E')).toBe(false);
     const index = emojis.slice(0, apple).filter(({ hexcode }) => !isHeldOut(hexcode)).length;
-    const sample = (await train.load(index, { size: 32, random: () => 0 }))!;
+    const sample = (await train.load(index, { width: 32, height: 32, random: () => 0 }))!;
     expect([sample.key, sample.caption, sample.image.length]).toEqual([`${set}/1F34E`, 'red apple', 3072]);
     expect(pixel(sample.image, 32, 0, 0)).toEqual([255, 255, 255]);
     const [red, green, blue] = pixel(sample.image, 32, 16, 20) as [number, number, number];
     expect(red).toBeGreaterThan(180);
     expect(Math.max(green, blue)).toBeLessThan(120);
-    const held = (await validation.load(0, { size: 32, random: () => 0 }))!;
+    const held = (await validation.load(0, { width: 32, height: 32, random: () => 0 }))!;
     expect(isHeldOut(held.key.split('/')[1]!)).toBe(true);
     expect([train.skipped, validation.skipped]).toEqual([[], []]);
     expect(await readdir(path.join(cacheDir, 'pixels'))).toHaveLength(1); // both splits share it
