@@ -6,6 +6,7 @@
 
 #include "harness.h"
 #include "ops/ops.h"
+#include "tensors.h"
 
 namespace df::test {
 namespace {
@@ -64,7 +65,7 @@ Json golden_json(const std::string& name) {
 }
 
 double relative_error(const Tensor& got, const Tensor& want) {
-  const Tensor a = ops::copy(got, DType::F32), b = ops::copy(want, DType::F32);
+  const Tensor a = on(ops::copy(got, DType::F32), kCpu), b = on(ops::copy(want, DType::F32), kCpu);
   double error = 0, norm = 0;
   for (int64_t i = 0; i < a.numel(); i++) {
     const double x = a.data<float>()[i], y = b.data<float>()[i];
