@@ -2,6 +2,7 @@
 #include "addon/arguments.h"
 #include "addon/bindings.h"
 #include "addon/handles.h"
+#include "bench/timing.h"
 #include "io/safetensors.h"
 #include "io/state_source.h"
 #include "nn/denoise.h"
@@ -48,12 +49,6 @@ template <class Model> Napi::Value load(const Napi::CallbackInfo& info) {
   });
 }
 
-// As T5 begins its training: scores are not divided by sqrt(d_kv), the weights of q are, and the embedding has variance 1
-// (Raffel et al. 2020, Mesh TensorFlow's code; transformers modeling_t5.py, T5PreTrainedModel._init_weights).
-void prepare_random(RandomSource& source, const T5Encoder& t5) {
-  source.scale("SelfAttention.q.weight", float(1 / std::sqrt(double(t5.config().d_kv))));
-  source.scale("shared.weight", float(std::sqrt(double(t5.config().d_model))));
-}
 void prepare_random(RandomSource&, const UNet&) {}
 
 // (model, cancel?): Promise<void>: random weights, for benchmarks

@@ -6,22 +6,24 @@
 namespace df {
 namespace {
 
+[[noreturn]] void refuse(Device device) {
+  fail(ErrorCode::NotBuilt, "%s cannot be used: %s", device.str().c_str(), cuda_refusal({}, device.index).c_str());
+}
+
 class NoRuntime : public DeviceRuntime {
  public:
-  [[noreturn]] void check(Device device) override {
-    fail(ErrorCode::NotBuilt, "%s cannot be used: %s", device.str().c_str(), cuda_refusal({}, device.index).c_str());
-  }
-  Backend& backend(Device device) override { check(device); }
-  void* allocate(Device device, size_t&) override { check(device); }
+  void check(Device device) override { refuse(device); }
+  Backend& backend(Device device) override { refuse(device); }
+  void* allocate(Device device, size_t&) override { refuse(device); }
   void free(Device, void*, size_t) override {}
   size_t cached(Device) override { return 0; }
   void release_cached(Device) override {}
-  size_t available(Device device) override { check(device); }
-  void set_zero(Device device, void*, size_t) override { check(device); }
+  size_t available(Device device) override { refuse(device); }
+  void set_zero(Device device, void*, size_t) override { refuse(device); }
   void copy(const DeviceRows& to, const DeviceRows& from, size_t, size_t) override {
-    check(to.device.type == DeviceType::Cuda ? to.device : from.device);
+    refuse(to.device.type == DeviceType::Cuda ? to.device : from.device);
   }
-  void synchronize(Device device) override { check(device); }
+  void synchronize(Device device) override { refuse(device); }
 };
 
 }  // namespace

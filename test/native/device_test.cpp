@@ -25,6 +25,7 @@ constexpr size_t kMiB = size_t(1) << 20;
 
 // Segments that are only addresses; `limit` bytes of them exist.
 struct FakeMemory {
+  explicit FakeMemory(size_t bytes) : limit(bytes) {}
   size_t limit, taken = 0, acquired = 0;
   std::map<void*, size_t> segments;
   uintptr_t next = uintptr_t(1) << 40;
@@ -46,7 +47,7 @@ struct FakeMemory {
 
 const Registration memory([](Suite& suite) {
   suite.add("device arena: a step that was done once takes no more memory", [] {
-    FakeMemory m{4096 * kMiB};
+    FakeMemory m(4096 * kMiB);
     const auto step = [&] {
       std::vector<std::pair<void*, size_t>> live;
       std::mt19937 random(7);
@@ -74,7 +75,7 @@ const Registration memory([](Suite& suite) {
     CHECK(m.taken == 0 && m.arena.cached() == 0 && m.segments.empty());
   });
   suite.add("device arena: near the limit", [] {
-    FakeMemory m{600 * kMiB};
+    FakeMemory m(600 * kMiB);
     void* a = m.get(500 * kMiB);
     void* b = m.get(80 * kMiB);  // a segment of less than the usual size
     CHECK(a && b && m.arena.cached() <= 20 * kMiB);

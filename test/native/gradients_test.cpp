@@ -109,7 +109,7 @@ std::vector<Network> networks() {
   std::vector<Network> all;
   for (const GoldenUNet& g : kGoldenUNets)
     all.push_back({g.name, [g](DType dtype, bool checkpointing) { return unet_gradients(g, dtype, Precision::Default, checkpointing); }});
-  all.push_back({"t5_tiny", t5_gradients});
+  all.push_back({"t5_tiny", [](DType dtype, bool checkpointing) { return t5_gradients(dtype, checkpointing); }});
   return all;
 }
 
