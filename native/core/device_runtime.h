@@ -2,6 +2,8 @@
 // only; tests put an emulated device in its place.
 #pragma once
 #include <cstddef>
+#include <functional>
+#include <memory>
 
 #include "core/device.h"
 
@@ -14,6 +16,14 @@ struct DeviceRows {
   Device device;
   void* data = nullptr;
   size_t pitch = 0;
+};
+
+/// Work that was recorded once, on the memory that it was recorded with.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
+  /// Gives all of it to the device.
+  virtual void replay() = 0;
 };
 
 /// All calls may come from any thread. Work of a device is done in the order of the calls.
@@ -41,6 +51,11 @@ class DeviceRuntime {
   virtual void copy(const DeviceRows& to, const DeviceRows& from, size_t row_bytes, size_t rows) = 0;
   /// Waits for all work of the device. Throws what it met.
   virtual void synchronize(Device device) = 0;
+
+  /// Records what `run` gives to the device from this thread, instead of doing it. `run` must neither wait for the device
+  /// nor copy from or to the CPU. What it allocates lies where nothing else does until graph and tensors are gone. Null
+  /// when the device cannot record it; throws CANCELLED.
+  virtual std::shared_ptr<DeviceGraph> record(Device device, const std::function<void()>& run) = 0;
 };
 
 /// Of all cuda devices.

@@ -7,8 +7,9 @@
 #include "core/device_runtime.h"
 #include "cuda/cuda_backend.h"
 #include "cuda/device.h"
-#include "cuda/device_arena.h"
+#include "cuda/device_memory.h"
 #include "cuda/staging.h"
+#include "cuda/stream_scope.h"
 
 namespace df {
 namespace {
@@ -17,6 +18,19 @@ using cuda::stream;
 
 // Any kernel of this build: whether it can be loaded tells whether the build has code for a device.
 __global__ void __launch_bounds__(32, 1) probe() {}
+
+class Graph : public DeviceGraph {
+ public:
+  Graph(Device device, cudaGraphExec_t executable, std::shared_ptr<void> memory)
+      : device_(device), executable_(executable), memory_(std::move(memory)) {}
+  ~Graph() override { (void)cudaGraphExecDestroy(executable_); }
+  void replay() override { gpu::check(cudaGraphLaunch(executable_, stream(device_))); }
+
+ private:
+  Device device_;
+  cudaGraphExec_t executable_;
+  std::shared_ptr<void> memory_;
+};
 
 class CudaRuntime : public DeviceRuntime {
  public:
@@ -29,25 +43,25 @@ class CudaRuntime : public DeviceRuntime {
   void* allocate(Device device, size_t& bytes) override {
     Opened& d = open(device);
     gpu::check(cudaSetDevice(device.index));
-    return d.arena->allocate(bytes);
+    return d.memory->allocate(bytes);
   }
-  void free(Device device, void* data, size_t bytes) override { opened_[size_t(device.index)].arena->free(data, bytes); }
+  void free(Device device, void* data, size_t bytes) override { opened_[size_t(device.index)].memory->free(data, bytes); }
   size_t cached(Device device) override {
     Opened* d = find(device);
-    return d ? d->arena->cached() : 0;
+    return d ? d->memory->cached() : 0;
   }
   void release_cached(Device device) override {
     Opened* d = find(device);
     if (!d) return;
     gpu::check(cudaSetDevice(device.index));
-    d->arena->release();
+    d->memory->release();
   }
   size_t available(Device device) override {
     Opened& d = open(device);
     gpu::check(cudaSetDevice(device.index));
     size_t free = 0, total = 0;
     gpu::check(cudaMemGetInfo(&free, &total));
-    return free + d.arena->cached();
+    return free + d.memory->cached();
   }
 
   void set_zero(Device device, void* data, size_t bytes) override { cuda::set_zero(data, bytes, stream(device)); }
@@ -66,11 +80,39 @@ class CudaRuntime : public DeviceRuntime {
 
   void synchronize(Device device) override { gpu::check(cudaStreamSynchronize(stream(device))); }
 
+  // On a stream of its own, so that what other threads give to the device meanwhile is not recorded.
+  std::shared_ptr<DeviceGraph> record(Device device, const std::function<void()>& run) override {
+    Opened& d = open(device);
+    gpu::check(cudaStreamSynchronize(stream(device)));
+    const DeviceMemory::RecordingScope memory(*d.memory);
+    cudaGraph_t recorded = nullptr;
+    gpu::check(cudaStreamBeginCapture(d.recording, cudaStreamCaptureModeRelaxed));
+    bool complete = true;
+    try {
+      const cuda::StreamScope scope(device, d.recording);
+      run();
+    } catch (const Error& e) {
+      if (e.code == ErrorCode::Cancelled) {
+        (void)cudaStreamEndCapture(d.recording, &recorded);
+        if (recorded) (void)cudaGraphDestroy(recorded);
+        throw;
+      }
+      complete = false;
+    }
+    cudaGraphExec_t executable = nullptr;
+    complete = cudaStreamEndCapture(d.recording, &recorded) == cudaSuccess && complete &&
+               cudaGraphInstantiate(&executable, recorded, 0) == cudaSuccess;
+    if (recorded) (void)cudaGraphDestroy(recorded);
+    (void)cudaGetLastError();
+    return complete ? std::make_shared<Graph>(device, executable, memory.keep()) : nullptr;
+  }
+
  private:
   static constexpr int kMost = 64;
   struct Opened {
     std::atomic<bool> ready{false};
-    std::unique_ptr<DeviceArena> arena;
+    std::unique_ptr<DeviceMemory> memory;
+    gpu::Stream recording = nullptr;
     std::unique_ptr<Staging> staging;
     cudaEvent_t event = nullptr;  // orders copies between devices
   };
@@ -102,7 +144,7 @@ class CudaRuntime : public DeviceRuntime {
     if (status == cudaErrorMemoryAllocation) refuse("its memory is full: another process uses it");
     if (status != cudaSuccess) refuse(cudaGetErrorString(status));
     Opened& d = opened_[size_t(device.index)];
-    d.arena = std::make_unique<DeviceArena>(
+    d.memory = std::make_unique<DeviceMemory>(
         [](size_t bytes) -> void* {
           void* segment = nullptr;
           const cudaError_t result = cudaMalloc(&segment, bytes);
@@ -114,6 +156,7 @@ class CudaRuntime : public DeviceRuntime {
         [](void* segment) { (void)cudaFree(segment); });  // waits for the device; a lost one has nothing to give back
     d.staging = std::make_unique<Staging>();
     gpu::check(cudaEventCreateWithFlags(&d.event, cudaEventDisableTiming));
+    gpu::check(cudaStreamCreateWithFlags(&d.recording, cudaStreamNonBlocking));
     d.ready.store(true, std::memory_order_release);
     return d;
   }

@@ -24,6 +24,7 @@ class NoRuntime : public DeviceRuntime {
     refuse(to.device.type == DeviceType::Cuda ? to.device : from.device);
   }
   void synchronize(Device device) override { refuse(device); }
+  std::shared_ptr<DeviceGraph> record(Device device, const std::function<void()>&) override { refuse(device); }
 };
 
 }  // namespace

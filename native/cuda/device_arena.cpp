@@ -67,6 +67,21 @@ void DeviceArena::free(void* block, size_t bytes) {
   cached_ += bytes;
 }
 
+bool DeviceArena::contains(void* block) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto after = segments_.upper_bound(static_cast<char*>(block));
+  if (after == segments_.begin()) return false;
+  const auto segment = std::prev(after);
+  return static_cast<char*>(block) < segment->first + segment->second.bytes;
+}
+
+bool DeviceArena::empty() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [base, s] : segments_)
+    if (s.blocks > 0) return false;
+  return true;
+}
+
 void DeviceArena::release_locked() {
   for (auto s = segments_.begin(); s != segments_.end();) {
     if (s->second.blocks > 0) {

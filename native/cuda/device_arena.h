@@ -29,6 +29,10 @@ class DeviceArena {
   void* allocate(size_t& bytes);
   /// `bytes` as `allocate` left them.
   void free(void* block, size_t bytes);
+  /// Whether the block is one of this arena.
+  bool contains(void* block);
+  /// No block is in use.
+  bool empty();
   /// Gives segments without blocks back.
   void release();
   /// Bytes of segments that are in no block.

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "cuda/device.h"
+#include "cuda/stream_scope.h"
 
 namespace gpu {
 
@@ -21,11 +22,19 @@ void check(cudaError_t status) {
 }  // namespace gpu
 
 namespace df::cuda {
+namespace {
+thread_local gpu::Stream scoped = nullptr;
+thread_local int scoped_device = -1;
+}  // namespace
+
+StreamScope::StreamScope(Device device, cudaStream_t stream) { scoped = stream, scoped_device = device.index; }
+StreamScope::~StreamScope() { scoped = nullptr, scoped_device = -1; }
 
 gpu::Stream stream(Device device) {
   static std::array<std::atomic<gpu::Stream>, 64> streams;
   static std::mutex mutex;
   gpu::check(cudaSetDevice(device.index));
+  if (device.index == scoped_device) return scoped;
   std::atomic<gpu::Stream>& known = streams.at(size_t(device.index));
   if (gpu::Stream s = known.load(std::memory_order_acquire)) return s;
   std::lock_guard<std::mutex> lock(mutex);

@@ -38,7 +38,7 @@ ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const D
   }
   const Tensor t = filled(rows, s.timestep, unet.device());
   const Tensor labels = s.low_res.defined() ? filled(rows, s.noise_level, unet.device()) : Tensor();
-  const Tensor model = unet.forward(input, t, cond, labels);
+  const Tensor model = cond.steps->run(unet, input, t, cond, labels);
   return ops::ddpm_step(s.x, model, noise, step, want_x0);
 }
 

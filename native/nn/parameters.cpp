@@ -1,6 +1,7 @@
 #include "nn/parameters.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/error.h"
 #include "core/execution.h"
@@ -228,6 +229,8 @@ void ParameterStore::read_source(StateSource& source, const LoadProgress& progre
 }
 
 void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
+  static std::atomic<uint64_t> loads{0};
+  version_ = ++loads;
   clear();
   try {
     read_source(source, progress, [&](size_t index, const Tensor& plain) { keep(parameters_[index], plain); });

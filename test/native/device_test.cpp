@@ -6,6 +6,7 @@
 
 #include "compare.h"
 #include "core/device_runtime.h"
+#include "core/execution.h"
 #include "cuda/device.h"
 #include "cuda/device_arena.h"
 #include "cuda/emulation/backend.h"
@@ -151,6 +152,50 @@ const Registration copies([](Suite& suite) {
     expect_error(ErrorCode::InvalidArgument, "ids must be in [0, ", [&] { check({1, 1 << 20, 3}, {1, 1, 1}); });
     expect_error(ErrorCode::InvalidArgument, "at least one key", [&] { check({1, 2, 3}, {0, 0, 0}); });
   });
+});
+
+// Pictures of steps that were recorded, those of steps that were not, and those of the CPU.
+void check_sampling(const char* folder, DType dtype) {
+  const UNetConfig config = golden_unet_config(folder);
+  const int64_t channels = config.class_embed ? 3 : config.in_channels;
+  const auto sample = [&](Device device, bool recorded) {
+    UNet unet(config, dtype, device, Precision::Exact);
+    SafetensorsSource source = golden_unet_source(folder);
+    unet.load(source);
+    Random random("sampling");
+    const auto uniform = [&](const Shape& shape) { return on(random_tensor(random, shape, DType::F32, Layout::Dense), device); };
+    const Tensor text = uniform({4, 6, config.encoder_hid_dim});
+    Conditioning cond = unet.prepare(text);
+    DenoiseState state{.x = uniform({2, 16, 16, channels}), .low_res = {}, .noise_level = 200};
+    if (config.class_embed) state.low_res = uniform({2, 16, 16, channels});
+    DdpmStep step{.sample_scale = 1.1f, .output_scale = -0.4f, .threshold = DdpmStep::Threshold::Dynamic, .ratio = 0.95f,
+                  .max_value = 1.5f, .x0_coef = 0.3f, .x_coef = 0.6f, .add_noise = true, .sigma = 0.2f, .guidance = 3};
+    for (int i = 0; i < 4; i++) {
+      WorkCounter work;
+      Execution execution;
+      execution.work = &work;
+      ExecutionScope scope(execution);
+      state.timestep = float(900 - 200 * i);
+      if (!recorded) cond.steps = std::make_shared<RecordedForward>();
+      const Tensor noise = uniform({2, 16, 16, channels});
+      state.x = denoise_step(unet, cond, state, noise, step, true).prev;
+      CHECK(work.flops > 0);
+      static std::map<std::string, double> flops;
+      CHECK(flops.emplace(folder, work.flops).first->second == work.flops);
+    }
+    return on(state.x, kCpu);
+  };
+  const Tensor recorded = sample(kCuda, true), eager = sample(kCuda, false);
+  const std::string error = different_bits(recorded, eager);
+  if (!error.empty()) fail_case("recorded and eager steps: %s", error.c_str());
+  // four steps of a network whose outputs agree to 1e-5, or to bfloat16's rounding, magnified by guidance
+  check_close("the CPU's picture", recorded, sample(kCpu, false), dtype == DType::F32 ? 1e-4 : 0.1);
+}
+
+const Registration sampling([](Suite& suite) {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const char* folder : {"tiny-if-I/unet", "tiny-if-II/unet"})
+      add_device_case(suite, format("device sampling of %s %s", folder, dtype_name(dtype)), [=] { check_sampling(folder, dtype); });
 });
 
 const Registration messages([](Suite& suite) {

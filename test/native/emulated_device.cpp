@@ -7,7 +7,7 @@
 
 #include "core/device_runtime.h"
 #include "core/error.h"
-#include "cuda/device_arena.h"
+#include "cuda/device_memory.h"
 #include "cuda/emulation/backend.h"
 #include "cuda/emulation/runtime.h"
 
@@ -55,33 +55,54 @@ class Emulated : public DeviceRuntime {
   }
   void* allocate(Device device, size_t& bytes) override {
     check(device);
-    void* block = of(device).arena.allocate(bytes);
+    void* block = of(device).memory.allocate(bytes);
     if (!block) return nullptr;
     const emu::DeviceMemoryAccess access;
     std::memset(block, 0xff, bytes);  // NaN
     return block;
   }
-  void free(Device device, void* data, size_t bytes) override { of(device).arena.free(data, bytes); }
-  size_t cached(Device device) override { return of(device).arena.cached(); }
-  void release_cached(Device device) override { of(device).arena.release(); }
+  void free(Device device, void* data, size_t bytes) override { of(device).memory.free(data, bytes); }
+  size_t cached(Device device) override { return of(device).memory.cached(); }
+  void release_cached(Device device) override { of(device).memory.release(); }
   size_t available(Device device) override { return memory_ - of(device).taken + cached(device); }
-  void set_zero(Device, void* data, size_t bytes) override {
+  void set_zero(Device device, void* data, size_t bytes) override {
+    if (auto* recording = emu::settings().recording) {
+      recording->push_back([=, this] { set_zero(device, data, bytes); });
+      return;
+    }
     const emu::DeviceMemoryAccess access;
     std::memset(data, 0, bytes);
   }
   void copy(const DeviceRows& to, const DeviceRows& from, size_t row_bytes, size_t rows) override {
+    if (emu::settings().recording) throw emu::Fault("copy while work is recorded");
     const emu::DeviceMemoryAccess access;
     for (size_t r = 0; r < rows; r++)
       std::memcpy(static_cast<char*>(to.data) + r * to.pitch, static_cast<const char*>(from.data) + r * from.pitch, row_bytes);
   }
   void synchronize(Device) override {}
+  std::shared_ptr<DeviceGraph> record(Device device, const std::function<void()>& run) override {
+    const DeviceMemory::RecordingScope memory(of(device).memory);
+    auto graph = std::make_shared<Recorded>();
+    graph->memory = memory.keep();
+    emu::settings().recording = &graph->work;
+    struct Stop { ~Stop() { emu::settings().recording = nullptr; } } stop;
+    run();
+    return graph;
+  }
 
  private:
+  struct Recorded : DeviceGraph {
+    std::vector<std::function<void()>> work;
+    std::shared_ptr<void> memory;
+    void replay() override {
+      for (const auto& once : work) once();
+    }
+  };
   struct Memory {
     Emulated& owner;
     size_t taken = 0;
-    DeviceArena arena{[this](size_t bytes) -> void* {
-                        if (bytes > owner.memory_ - taken) return nullptr;
+    DeviceMemory memory{[this](size_t bytes) -> void* {
+                          if (bytes > owner.memory_ - taken) return nullptr;
                         void* p = segments.acquire(bytes);
                         if (p) taken += bytes;
                         return p;
