@@ -1,13 +1,14 @@
 // The CUDA backend. Each .cu file holds the kernels of a family and the methods that launch them, and is compiled twice:
 // by nvcc for the device, and by the C++ compiler against emulation/ for the tests (namespace cuda_emulated).
 #pragma once
-#include "cuda/gpu/host.cuh"
+#include "cuda/kernels.h"
 #include "ops/backend.h"
 
 namespace df::IF_CUDA_NAMESPACE {
 
 class CudaBackend : public Backend {
  public:
+  explicit CudaBackend(Kernels kernels = default_kernels()) : kernels_(kernels) {}
   const char* name() const override { return GPU_EMULATED ? "cuda/emulated" : "cuda"; }
 
   // weights.cu
@@ -86,6 +87,9 @@ class CudaBackend : public Backend {
     double squared_norm(const Tensor& x) override;
     void adamw_step(Tensor& parameter, Tensor& m, Tensor& v, Tensor& ema, const Tensor& gradient, const AdamWStep& p)
       override;
+
+ private:
+  Kernels kernels_;
 };
 
 /// The one instance; it keeps no state.

@@ -5,5 +5,7 @@
 namespace df {
 
 Backend& emulated_cuda_backend();
+/// The same with Kernels::Tuned.
+Backend& emulated_tuned_cuda_backend();
 
 }  // namespace df
