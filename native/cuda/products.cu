@@ -1,7 +1,11 @@
-// Linear layers and convolutions: the plain kernel, for every type, shape and alignment.
+// Linear layers and convolutions: the plain kernel, for every type, shape and alignment, and the choice of the kernel.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
 #include "cuda/cuda_backend.h"
 #include "cuda/gemm/product.cuh"
-#include "cuda/gemm/weight_layout.h"
+#include "cuda/gemm/layout.h"
 
 namespace df::IF_CUDA_NAMESPACE {
 namespace {
@@ -60,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 4) product_kernel(Product<T> p) {
 #pragma unroll
     for (int j = 0; j < kColumns; j++) {
       const int n = n0 + column0 + j;
-      if (m < p.rows && n < p.out) p.y[m][n] = gpu::from_float<T>(finish(p, m, n, acc[i][j]));
+      if (m < p.rows && n < p.out) p.y[m][n] = gpu::from_float<T>(finish(p, n, acc[i][j], residual_at(p, m, n)));
     }
   }
 }
@@ -89,34 +93,61 @@ template <class T> Product<T> product_of(Tensor& y, const Tensor& x, const Weigh
   return p;
 }
 
-template <class T> void multiply(const Product<T>& p, gpu::Stream s) {
-  if (p.rows == 0) return;
+template <class T> void multiply_plain(const Product<T>& p, gpu::Stream s) {
   const unsigned tiles = unsigned((p.out + kTile - 1) / kTile);
   DF_CHECK(tiles <= 65535, "cuda: a product of %d outputs does not fit a grid", p.out);
   gpu::launch(p.weight_scale ? product_kernel<T, int8_t> : product_kernel<T, T>,
               dim3(blocks_for(p.rows, kTile), tiles), dim3(kThreads), sizeof(Shared), s, p);
 }
 
+template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w, int item_rows, ProductCore core) {
+  if (p.rows == 0) return;
+  if constexpr (sizeof(T) == 2) {
+    if (core == ProductCore::Mma) {
+      const Tensor wide_x = aligned_rows(x), wide_w = w.int8() ? widened(w) : w.data;
+      p.x = rows<const T>(wide_x);
+      p.w = wide_w.raw();
+      p.in = p.padded_in;
+      return multiply_mma(p, item_rows, x.device());
+    }
+  }
+  multiply_plain(p, stream(x.device()));
+}
+
 }  // namespace
+
+// Plain is the default until bench/results shows a faster kernel correct and faster on the architecture.
+ProductCore default_product_core() {
+  static const ProductCore core = [] {
+    const char* name = std::getenv("IF_CUDA_PRODUCTS");
+    if (!name || !std::strcmp(name, "simt")) return ProductCore::Simt;
+    DF_CHECK(!std::strcmp(name, "mma"), "IF_CUDA_PRODUCTS must be simt or mma, got %s", name);
+    return ProductCore::Mma;
+  }();
+  return core;
+}
 
 void CudaBackend::linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) {
   check_weight_layout("linear", w);
   with_type(x.dtype(), [&](auto zero) {
-    multiply(product_of<decltype(zero)>(y, x, w, e), stream(x.device()));
+    using T = decltype(zero);
+    const int64_t items = x.shape().rank() > 1 ? x.dim(0) : 1;
+    multiply<T>(product_of<T>(y, x, w, e), x, w, int(x.rows() / std::max<int64_t>(items, 1)), products_);
   });
 }
 
 void CudaBackend::conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& c, const Epilogue& e) {
   check_weight_layout("conv2d", w);
   with_type(x.dtype(), [&](auto zero) {
-    auto p = product_of<decltype(zero)>(y, x, w, e);
+    using T = decltype(zero);
+    Product<T> p = product_of<T>(y, x, w, e);
     p.height = int(x.dim(1));
     p.width = int(x.dim(2));
     p.out_height = int(y.dim(1));
     p.out_width = int(y.dim(2));
     p.stride = c.stride;
     p.padding = c.padding;
-    multiply(p, stream(x.device()));
+    multiply<T>(p, x, w, p.out_height * p.out_width, products_);
   });
 }
 

@@ -173,7 +173,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
       p.out_width = int(dy.dim(2));
     }
     const int64_t pairs = (p.items + 1) / 2, columns = int64_t(p.taps) * p.in;
-    const GradientPlan plan = plan_weight_gradient(int64_t(p.out_height) * p.out_width, p.out, columns,
+    const gemm::GradientPlan plan = gemm::plan_weight_gradient(int64_t(p.out_height) * p.out_width, p.out, columns,
                                                    multiprocessors(x.device()));
     p.pieces = int(plan.pieces);
     p.piece_rows = int(plan.piece_rows);
@@ -186,7 +186,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
       return;
     }
     // slabs of outputs, so that the partial sums stay small; they are used one after the other
-    const int64_t slab = gradient_slab(p.out, columns, p.shares, kGradientWorkspace);
+    const int64_t slab = gemm::gradient_slab(p.out, columns, p.shares, kGradientWorkspace);
     const Tensor partial = Tensor::empty(Shape{p.shares * std::min<int64_t>(slab, p.out) * columns}, DType::F32, x.device());
     for (int64_t first = 0; first < p.out; first += slab) {
       p.first_out = int(first);

@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "cuda/cuda_backend.h"
-#include "cuda/gemm/weight_layout.h"
+#include "cuda/gemm/layout.h"
 #include "cuda/gpu/ptx.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
@@ -72,6 +72,12 @@ unpack_int8_kernel(Rows<To> to, const int8_t* q, const float* scales, int64_t ro
   if (row < rows) to[row][column] = gpu::from_float<To>(scales[row] * float(q[row * padded_in + column]));
 }
 
+template <class To>
+__global__ void __launch_bounds__(kThreads, 4) widen_kernel(To* to, const int8_t* q, int64_t count) {
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) to[i] = gpu::from_float<To>(float(q[i]));
+}
+
 template <class To, class From>
 void copy_rows(Rows<To> to, Rows<const From> from, int64_t rows, int64_t in, int64_t to_in, gpu::Stream s) {
   gpu::launch(copy_rows_kernel<To, From>, dim3(blocks_for(rows * to_in, kThreads)), dim3(kThreads), 0, s, to, from, rows,
@@ -101,6 +107,29 @@ void check_weight_layout(const char* op, const Weight& w) {
   if (w.layout != kWeightLayout)
     fail(ErrorCode::Internal, "%s: weight must be in layout %d of cuda, got layout %d: pack it with this backend", op,
          kWeightLayout, w.layout);
+}
+
+Tensor aligned_rows(const Tensor& x) {
+  const int64_t in = x.shape()[-1], padded = padded_in(in);
+  if (in == padded && x.row_stride() % 8 == 0 && reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0) return x;
+  Shape shape = x.shape();
+  shape.set(-1, padded);
+  const Tensor wide = Tensor::empty(shape, x.dtype(), x.device());
+  with_type(x.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    copy_rows(rows<T>(wide), rows<const T>(x), x.rows(), in, padded, stream(x.device()));
+  });
+  return wide;
+}
+
+Tensor widened(const Weight& w) {
+  const Tensor wide = Tensor::empty(w.data.shape(), w.dtype, w.data.device());
+  with_type(w.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    gpu::launch(widen_kernel<T>, dim3(blocks_for(wide.numel(), kThreads)), dim3(kThreads), 0, stream(w.data.device()),
+                static_cast<T*>(wide.raw()), static_cast<const int8_t*>(w.data.raw()), wide.numel());
+  });
+  return wide;
 }
 
 size_t CudaBackend::packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) {

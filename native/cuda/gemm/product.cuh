@@ -30,12 +30,19 @@ template <class T> GPU_FN Place place_of(const Product<T>& p, int row) {
   return {int64_t(n) * p.height * p.width, oh * p.stride - p.padding, (pixel - oh * p.out_width) * p.stride - p.padding};
 }
 
-/// The end of a product: acc is the whole sum of row `row` and output `column`.
-template <class T> GPU_FN float finish(const Product<T>& p, int64_t row, int column, float acc) {
+template <class T> GPU_FN float residual_at(const Product<T>& p, int row, int column) {
+  return p.residual.data ? gpu::to_float(p.residual[row][column]) : 0;
+}
+/// The end of a product: acc is the whole sum of one row and output `column`.
+template <class T> GPU_FN float finish(const Product<T>& p, int column, float acc, float residual) {
   if (p.weight_scale) acc *= p.weight_scale[column];
   if (p.bias) acc += p.bias[column];
-  if (p.residual.data) acc += gpu::to_float(p.residual[row][column]);
+  if (p.residual.data) acc += residual;
   return acc * p.scale;
 }
+
+/// products_mma.cu: for bf16 and f16, when rows of x begin at multiples of 16 bytes and p.in is a multiple of 8. item_rows:
+/// rows of y of one item.
+template <class T> void multiply_mma(const Product<T>& p, int item_rows, Device device);
 
 }  // namespace df::IF_CUDA_NAMESPACE
