@@ -10,7 +10,7 @@ namespace df::IF_CUDA_NAMESPACE {
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(ProductCore products = default_product_core()) : products_(products) {}
-  const char* name() const override { return GPU_EMULATED ? "cuda/emulated" : "cuda"; }
+  const char* name() const override { return GPU_EMULATED ? products_ == ProductCore::Mma ? "cuda/emulated/mma" : "cuda/emulated" : "cuda"; }
 
   // weights.cu
     Weight pack(const Tensor& plain, DType dtype) override;

@@ -56,12 +56,12 @@ struct GradientPlan {
   int64_t pieces = 1, piece_rows = 1;
 };
 /// Pieces of the pixels of a pair of items of `item_rows` output pixels: enough blocks for two per multiprocessor, but at
-/// least 512 pixels each.
-inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t columns, int multiprocessors) {
-  const int64_t tiles = ceil_div(out, 64) * ceil_div(columns, 64);
+/// least 512 pixels each. columns: taps · inputs; tile: outputs and columns of one block.
+inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t columns, int64_t tile, int multiprocessors) {
+  const int64_t tiles = ceil_div(out, tile) * ceil_div(columns, tile);
   const int64_t wanted = ceil_div(2 * multiprocessors, tiles), most = std::max<int64_t>(1, 2 * item_rows / 512);
   GradientPlan plan;
-  plan.piece_rows = ceil_div(ceil_div(2 * item_rows, std::clamp<int64_t>(wanted, 1, most)), 32) * 32;
+  plan.piece_rows = ceil_div(ceil_div(2 * item_rows, std::clamp<int64_t>(wanted, 1, most)), 64) * 64;
   plan.pieces = ceil_div(2 * item_rows, plan.piece_rows);
   return plan;
 }
