@@ -161,7 +161,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
   const gpu::Stream s = stream(x.device());
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    const bool mma = sizeof(T) == 2 && products_ == ProductCore::Mma;
+    const bool mma = sizeof(T) == 2 && products_ != ProductCore::Simt;
     const Tensor wide_x = mma ? aligned_rows(x) : x, wide_dy = mma ? aligned_rows(dy) : dy;
     WeightGradient<T> p{};
     p.x = rows<const T>(wide_x);

@@ -41,6 +41,33 @@ const Registration plans([](Suite& suite) {
             CHECK(chosen <= product_cost(t, 2 * item_rows, out, 100, splits, 108));
       }
   });
+  suite.add("plan_wide_product: widths of the models, and splits that ignore the number of items", [] {
+    CHECK(plan_wide_product(2 * 4096, 4096, 704, 9 * 11, 132).width == 176);
+    CHECK(plan_wide_product(2 * 1024, 1024, 640, 9 * 10, 132).width == 160);
+    CHECK(plan_wide_product(2 * 64, 64, 2816, 9 * 44, 132).splits > 4);
+    for (int64_t item_rows : {1, 77, 1024, 65536})
+      for (int64_t out : {6, 320, 1408, 10240})
+        for (int64_t steps : {1, 15, 16, 396})
+          for (int64_t items : {1, 3, 16}) {
+            const WidePlan one = plan_wide_product(item_rows, item_rows, out, steps, 132);
+            CHECK(one.splits == 1 || steps / one.splits >= kLeastSplitSteps);
+            CHECK(plan_wide_product(items * item_rows, item_rows, out, steps, 132).splits == one.splits);
+          }
+  });
+  suite.add("plan_box: 128 pixels, and every picture covered by the fewest boxes", [] {
+    for (int64_t images : {1, 2, 3, 16})
+      for (int64_t height : {1, 5, 8, 64})
+        for (int64_t width : {1, 7, 8, 24, 64, 1000}) {
+          const PixelBox b = plan_box(images, height, width);
+          CHECK(b.n * b.h * b.w == 128);
+          CHECK(b.n * b.tiles_n >= images && b.h * b.tiles_h >= height && b.w * b.tiles_w >= width);
+          CHECK(b.n * (b.tiles_n - 1) < images && b.h * (b.tiles_h - 1) < height && b.w * (b.tiles_w - 1) < width);
+        }
+    const PixelBox small = plan_box(2, 8, 8), flat = plan_box(1, 1, 1000), odd = plan_box(1, 24, 24);
+    CHECK(small.n == 2 && small.h == 8 && small.w == 8 && small.tiles_n == 1);
+    CHECK(flat.w == 128 && flat.tiles_w == 8);
+    CHECK(odd.tiles_n * odd.tiles_h * odd.tiles_w == 5);
+  });
   suite.add("plan_weight_gradient: pieces cover a pair of items exactly", [] {
     for (int multiprocessors : {4, 132})
       for (int64_t tile : {64, 128})

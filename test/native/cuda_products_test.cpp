@@ -22,6 +22,11 @@ void check(Backend& backend, const OpCall& call, Layout layout) {
   if (!error.empty()) fail_case("%s: %s", backend.name(), error.c_str());
 }
 
+void check_all(const OpCall& call, Layout layout) {
+  for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()})
+    check(*backend, call, layout);
+}
+
 OpCall linear(Random& random, const ProductCase& c, int64_t rows, int64_t in, int64_t out) {
   return product(
       random, c, {rows, in}, {out, in}, {rows, out}, sum_tolerance(in),
@@ -53,15 +58,23 @@ const Registration products([](Suite& suite) {
           CHECK(plan.tile == s.tile);
           Random random("conv");
           const OpCall call = conv(random, c, s.items, s.side, s.in, s.out);
-          for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend()}) check(*backend, call, c.layout);
+          check_all(call, c.layout);
         });
       suite.add("cuda products: linear in 4 or more splits " + describe(c), [=] {
         CHECK(plan_product(5, 1, 24, ceil_div(2300, 64), kEmulatedMultiprocessors).splits >= 4);
+        CHECK(plan_wide_product(5, 1, 24, ceil_div(2300, 64), kEmulatedMultiprocessors).splits >= 4);
         Random random("linear");
         const OpCall call = linear(random, c, 5, 2300, 24);
-        for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend()}) check(*backend, call, c.layout);
+        check_all(call, c.layout);
       });
     }
+    for (int width : kWideTiles)
+      suite.add(format("cuda products: %d outputs by wgmma %s", width, dtype_name(dtype)), [=] {
+        CHECK(plan_wide_product(180, 90, width, 1, kEmulatedMultiprocessors).width == width);
+        Random random("wide");
+        const ProductCase c{dtype, Layout::Dense, true, true, 0.5f};
+        check(emulated_cuda_wgmma_backend(), linear(random, c, 180, 56, width), c.layout);
+      });
     suite.add(format("cuda products: weight gradient in slabs and pieces %s", dtype_name(dtype)), [=] {
       const int64_t columns = 9 * 24, items = 3, side = 20;
       const GradientPlan plan = plan_weight_gradient(side * side, 200, columns, 128, kEmulatedMultiprocessors);
@@ -69,7 +82,7 @@ const Registration products([](Suite& suite) {
       Random random("weight gradient");
       const OpCall call = weight_gradient(random, {dtype}, {200, 3, 3, 24}, {items, side, side, 24}, {items, side, side, 200},
                                           {1, 1}, gradient_sum_tolerance);
-      for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend()}) check(*backend, call, Layout::Dense);
+      check_all(call, Layout::Dense);
     });
   }
   suite.add("cuda products: ldmatrix meets no bank conflicts", [] {

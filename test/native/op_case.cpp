@@ -117,7 +117,9 @@ void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Ran
   suite.add(name + " isa=cuda-emulated", [=] {
     const Prepared& p = prepare(name, make);
     check_emulated_cuda(emulated_cuda_backend(), p);
-    if (p.call.product) check_emulated_cuda(emulated_cuda_mma_backend(), p);
+    if (!p.call.product) return;
+    check_emulated_cuda(emulated_cuda_mma_backend(), p);
+    check_emulated_cuda(emulated_cuda_wgmma_backend(), p);
   });
   suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
 }
