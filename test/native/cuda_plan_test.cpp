@@ -66,7 +66,7 @@ const Registration plans([](Suite& suite) {
     const PixelBox small = plan_box(2, 8, 8), flat = plan_box(1, 1, 1000), odd = plan_box(1, 24, 24);
     CHECK(small.n == 2 && small.h == 8 && small.w == 8 && small.tiles_n == 1);
     CHECK(flat.w == 128 && flat.tiles_w == 8);
-    CHECK(odd.tiles_n * odd.tiles_h * odd.tiles_w == 5);
+    CHECK(odd.tiles_n * odd.tiles_h * odd.tiles_w == 6);
   });
   suite.add("plan_weight_gradient: pieces cover a pair of items exactly", [] {
     for (int multiprocessors : {4, 132})

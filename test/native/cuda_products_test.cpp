@@ -69,18 +69,20 @@ const Registration products([](Suite& suite) {
       });
     }
     for (int width : kWideTiles)
-      suite.add(format("cuda products: %d outputs by wgmma %s", width, dtype_name(dtype)), [=] {
-        CHECK(plan_wide_product(180, 90, width, 1, kEmulatedMultiprocessors).width == width);
+      suite.add(format("cuda products: tiles of %d outputs by wgmma %s", width, dtype_name(dtype)), [=] {
+        CHECK(plan_wide_product(180, 90, 2 * width, 1, kEmulatedMultiprocessors).width == width);
         Random random("wide");
         const ProductCase c{dtype, Layout::Dense, true, true, 0.5f};
-        check(emulated_cuda_wgmma_backend(), linear(random, c, 180, 56, width), c.layout);
+        check(emulated_cuda_wgmma_backend(), linear(random, c, 180, 56, 2 * width), c.layout);
       });
     suite.add(format("cuda products: weight gradient in slabs and pieces %s", dtype_name(dtype)), [=] {
-      const int64_t columns = 9 * 24, items = 3, side = 20;
-      const GradientPlan plan = plan_weight_gradient(side * side, 200, columns, 128, kEmulatedMultiprocessors);
-      CHECK(plan.pieces > 1 && gradient_slab(200, columns, 2 * plan.pieces, 64 << 10) < 200);
+      const int64_t columns = 9 * 8, items = 3, side = 24, out = 136;
+      for (int64_t tile : {64, 128}) {
+        const GradientPlan plan = plan_weight_gradient(side * side, out, columns, tile, kEmulatedMultiprocessors);
+        CHECK(plan.pieces == 2 && gradient_slab(out, columns, 2 * plan.pieces, 64 << 10) < out);
+      }
       Random random("weight gradient");
-      const OpCall call = weight_gradient(random, {dtype}, {200, 3, 3, 24}, {items, side, side, 24}, {items, side, side, 200},
+      const OpCall call = weight_gradient(random, {dtype}, {out, 3, 3, 8}, {items, side, side, 8}, {items, side, side, out},
                                           {1, 1}, gradient_sum_tolerance);
       check_all(call, Layout::Dense);
     });
