@@ -115,10 +115,12 @@ template <class T> void sum_plain(const WeightGradient<T>& p, gpu::Stream s) {
               dim3(kThreads), sizeof(Shared), s, p);
 }
 
-template <class T> void sum(const WeightGradient<T>& p, bool mma, gpu::Stream s) {
-  if constexpr (sizeof(T) == 2)
-    if (mma) return sum_mma(p, s);
-  sum_plain(p, s);
+template <class T> void sum(const WeightGradient<T>& p, ProductCore core, Device device) {
+  if constexpr (sizeof(T) == 2) {
+    if (core == ProductCore::Wgmma && has_wgmma(device)) return sum_wgmma(p, device);
+    if (core != ProductCore::Simt) return sum_mma(p, stream(device));
+  }
+  sum_plain(p, stream(device));
 }
 
 // ---- biases
@@ -193,7 +195,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
       p.outs = p.out;
       p.target = dw.data<float>();
       p.add = true;
-      sum(p, mma, s);
+      sum(p, products_, x.device());
       return;
     }
     // slabs of outputs, so that the partial sums stay small; they are used one after the other
@@ -203,7 +205,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
       p.first_out = int(first);
       p.outs = int(std::min<int64_t>(slab, p.out - first));
       p.target = partial.data<float>();
-      sum(p, mma, s);
+      sum(p, products_, x.device());
       add_partial_gradients(dw.data<float>() + first * columns, p.target, p.outs * columns, pairs, p.pieces, s);
     }
   });

@@ -54,18 +54,18 @@ inline ProductPlan plan_product(int64_t rows, int64_t item_rows, int64_t out, in
 
 // ---- wgmma
 
-/// 128 output pixels: n images × h rows × w columns, and how many such boxes cover the pictures.
+/// Output pixels: n images × h rows × w columns, and how many such boxes cover the pictures.
 struct PixelBox {
   int n = 1, h = 1, w = 128;
   int tiles_n = 1, tiles_h = 1, tiles_w = 1;
 };
-/// The box that needs the fewest tiles; among equals the widest, then the highest.
-inline PixelBox plan_box(int64_t images, int64_t height, int64_t width) {
+/// The box of `pixels` pixels, a power of two, that needs the fewest tiles; among equals the widest, then the highest.
+inline PixelBox plan_box(int64_t images, int64_t height, int64_t width, int pixels = 128) {
   PixelBox best;
   int64_t fewest = -1;
-  for (int w = 128; w >= 1; w /= 2)
-    for (int h = 128 / w; h >= 1; h /= 2) {
-      const int n = 128 / (w * h);
+  for (int w = pixels; w >= 1; w /= 2)
+    for (int h = pixels / w; h >= 1; h /= 2) {
+      const int n = pixels / (w * h);
       const int64_t tiles = ceil_div(images, n) * ceil_div(height, h) * ceil_div(width, w);
       if (fewest >= 0 && tiles >= fewest) continue;
       fewest = tiles;

@@ -56,6 +56,8 @@ void add_partial_gradients(float* gradient, const float* partial, int64_t count,
 
 /// weight_gradient_mma.cu: for bf16 and f16, when rows of x and dy begin at multiples of 16 bytes.
 template <class T> void sum_mma(const WeightGradient<T>& p, gpu::Stream s);
-constexpr int kGradientTile = 128;  ///< of sum_mma: outputs and columns of a block
+/// hopper/weight_gradient_wgmma.cu: the same on a device of compute capability 9.0.
+template <class T> void sum_wgmma(WeightGradient<T> p, Device device);
+constexpr int kGradientTile = 128;  ///< of both: outputs and columns of a block
 
 }  // namespace df::IF_CUDA_NAMESPACE
