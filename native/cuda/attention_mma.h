@@ -2,7 +2,7 @@
 #pragma once
 #include "cuda/attention.h"
 #include "cuda/gpu/ptx.cuh"
-#include "cuda/kernels.h"
+#include "cuda/vectors.h"
 
 namespace df::IF_CUDA_NAMESPACE {
 

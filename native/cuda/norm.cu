@@ -128,7 +128,7 @@ PixelSlabs::PixelSlabs(const Tensor& x) : items(int(x.dim(0))), channels(int(x.d
   slabs = (pixels + slab - 1) / slab;
 }
 
-GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut, Kernels kernels) {
+GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut, bool vectors) {
   const gpu::Stream s = stream(x.device());
   const Tensor moments = Tensor::empty({cut.items, cut.slabs, cut.channels, 2}, DType::F32, x.device());
   float2* const m = static_cast<float2*>(moments.raw());
@@ -136,7 +136,7 @@ GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, cons
                       Tensor::empty({cut.items, p.groups}, DType::F32, x.device())};
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    if (kernels == Kernels::Tuned && has_vectors(x)) vector_slab_moments(m, x, cut);
+    if (vectors) vector_slab_moments(m, x, cut);
     else
       gpu::launch(slab_moments_kernel<T>,
                   dim3(unsigned(cut.slabs), unsigned(cut.items), blocks_for(cut.channels, kChannelThreads)),
@@ -152,9 +152,10 @@ GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, cons
 // Wu & He 2018, eq. 1 and 6, with the scale-shift norm of Dhariwal & Nichol 2021 folded into slope and offset.
 void CudaBackend::group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p) {
   const PixelSlabs cut(x);
-  const GroupStatistics statistics = group_statistics(x, p, cut, kernels_);
+  const bool vectors = products_ != ProductCore::Simt && has_vectors(x);
+  const GroupStatistics statistics = group_statistics(x, p, cut, vectors);
   const NormConstants constants(statistics, cut, p);
-  if (kernels_ == Kernels::Tuned && has_vectors(x) && has_vectors(y)) return vector_normalize(y, x, constants, cut.items);
+  if (vectors && has_vectors(y)) return vector_normalize(y, x, constants, cut.items);
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     gpu::launch(normalize_kernel<T>,

@@ -1,7 +1,7 @@
 // What the forward and the backward pass of group norm share, and its kernels with 16-byte accesses (norm_vector.cu).
 #pragma once
 #include "cuda/gradient.h"
-#include "cuda/kernels.h"
+#include "cuda/vectors.h"
 
 namespace df::IF_CUDA_NAMESPACE {
 
@@ -18,7 +18,8 @@ struct GroupStatistics {
   Tensor coefficients;  ///< (items, 3, channels) float32: mean, slope, offset
   Tensor inverse;       ///< (items, groups) float32: 1 / sqrt(variance + eps)
 };
-GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut, Kernels kernels);
+/// vectors: x has_vectors() and the kernels with them are wanted.
+GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut, bool vectors);
 
 struct NormConstants {
   const float *coefficients, *inverse;  // GroupStatistics
@@ -42,7 +43,7 @@ GPU_FN Moments merge(Moments a, Moments b) {
   return {count, a.mean + distance * share, a.m2 + b.m2 + distance * distance * a.count * share};
 }
 
-/// The four that read or write pixels, for tensors that have_vectors(). moments, sums: (items, slabs, channels).
+/// The four that read or write pixels, for tensors that all has_vectors(). moments, sums: (items, slabs, channels).
 void vector_slab_moments(float2* moments, const Tensor& x, const PixelSlabs& cut);
 void vector_normalize(const Tensor& y, const Tensor& x, const NormConstants& p, int items);
 void vector_slab_gradients(float2* sums, const Tensor& dy, const Tensor& x, const NormConstants& p, const PixelSlabs& cut);

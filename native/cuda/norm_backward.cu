@@ -201,9 +201,9 @@ void CudaBackend::group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, 
                                       const Tensor& dy, const Tensor& x, const GroupNormParams& p) {
   const gpu::Stream s = stream(x.device());
   const PixelSlabs cut(x);
-  const GroupStatistics statistics = group_statistics(x, p, cut, kernels_);
+  const bool vectors = products_ != ProductCore::Simt && has_vectors(x) && has_vectors(dy);
+  const GroupStatistics statistics = group_statistics(x, p, cut, vectors);
   const NormConstants constants(statistics, cut, p);
-  const bool vectors = kernels_ == Kernels::Tuned && has_vectors(x) && has_vectors(dy);
   const Tensor slab_sums = Tensor::empty({cut.items, cut.slabs, cut.channels, 2}, DType::F32, x.device());
   const Tensor channel_sums = Tensor::empty({cut.items, cut.channels, 2}, DType::F32, x.device());
   const Tensor group_means = Tensor::empty({cut.items, p.groups, 2}, DType::F32, x.device());

@@ -81,18 +81,12 @@ void check_emulated_cuda(Backend& backend, const Prepared& p, Layout strided) {
     const Layout layout = p.call.strided && s.order != emu::Order::Descending ? strided : Layout::Dense;
     const Tensor y = run_on(backend, p.call, layout, 1);
     std::string error = mismatch(y, p.want);
-    if (!error.empty()) fail_case("%s: %s", s.name, error.c_str());
+    if (!error.empty()) fail_case("%s: %s: %s", backend.name(), s.name, error.c_str());
     if (!first.defined()) first = y;
     // a dense result may take another path than an unaligned one, with another order of sums
-    if (layout != Layout::Dense || strided != Layout::Strided || !p.call.strided) error = different_bits(first, y);
-    if (!error.empty()) fail_case("%s and %s: %s", schedules[0].name, s.name, error.c_str());
+    if (layout == strided || p.call.vectors || !p.call.strided) error = different_bits(first, y);
+    if (!error.empty()) fail_case("%s: %s and %s: %s", backend.name(), schedules[0].name, s.name, error.c_str());
   }
-}
-
-// Cases whose shapes have further kernels, see native/cuda/kernels.h; odd channels among them fall back to plain ones.
-bool has_tuned_kernels(const std::string& name) {
-  const auto contains = [&](const char* text) { return name.find(text) != std::string::npos; };
-  return contains(" bf16") && (name.rfind("group_norm", 0) == 0 || (name.rfind("attention", 0) == 0 && contains("width=64 ")));
 }
 
 void check_ops(const Prepared& p) {
@@ -121,13 +115,27 @@ void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Ran
   for (const CpuIsa& isa : cpu_isas())
     suite.add(name + " isa=" + isa.name, [=] { check_backend(isa, prepare(name, make)); });
   suite.add(name + " isa=cuda-emulated", [=] {
-    check_emulated_cuda(emulated_cuda_backend(), prepare(name, make), Layout::Strided);
+    const Prepared& p = prepare(name, make);
+    check_emulated_cuda(emulated_cuda_backend(), p, Layout::Strided);
+    if (!p.call.product) return;
+    const Layout strided = p.call.vectors ? Layout::Aligned : Layout::Strided;
+    check_emulated_cuda(emulated_cuda_mma_backend(), p, strided);
+    check_emulated_cuda(emulated_cuda_wgmma_backend(), p, strided);
   });
-  if (has_tuned_kernels(name))
-    suite.add(name + " isa=cuda-emulated-tuned", [=] {
-      check_emulated_cuda(emulated_tuned_cuda_backend(), prepare(name, make), Layout::Aligned);
-    });
   suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
+}
+
+std::vector<KernelBackend> kernel_backends() {
+  std::vector<KernelBackend> all;
+  for (const CpuIsa& isa : cpu_isas()) all.push_back({isa.name, isa.supported ? &cpu_backend(isa.name) : nullptr});
+  all.push_back({"cuda-emulated", &emulated_cuda_backend()});
+  all.push_back({"cuda-emulated-mma", &emulated_cuda_mma_backend()});
+  return all;
+}
+
+Backend& KernelBackend::get() const {
+  if (!supported) not_run("this machine or build lacks " + name);
+  return *supported;
 }
 
 double accumulation_error(int64_t terms) { return kFloat * (4 + std::sqrt(double(terms))); }

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "cpu/reference/values.h"
-#include "cuda/emulation/backend.h"
 
 namespace df::test {
 namespace {
@@ -46,6 +45,7 @@ OpCall weight_gradient(Random& random, const WeightGradientCase& c, const Shape&
   OpCall call;
   call.shape = dw_shape;
   call.strided = false;
+  call.product = c.dtype == DType::BF16;
   call.initial = random_tensor(random, dw_shape, DType::F32, Layout::Dense, low, 1);
   const Tensor initial = call.initial;
   call.run = [=](Backend& backend, Tensor& dw) { backend.weight_gradient(dw, x, dy, p, c.scale); };
@@ -65,9 +65,9 @@ OpCall weight_gradient(Random& random, const WeightGradientCase& c, const Shape&
 
 void add_replica_cases(Suite& suite, const std::string& name, int64_t items, const Shape& shape,
                        std::function<AddGradient(Random&)> make) {
-  const auto add_case = [&](const std::string& isa, const std::function<Backend&()>& of) {
-    suite.add(name + " replicas isa=" + isa, [=] {
-      Backend& backend = of();
+  for (const KernelBackend& kernels : kernel_backends())
+    suite.add(name + " replicas isa=" + kernels.name, [=] {
+      Backend& backend = kernels.get();
       Random random(name);
       const AddGradient add = make(random);
       const auto part = [&](int64_t first, int64_t count) {
@@ -91,14 +91,6 @@ void add_replica_cases(Suite& suite, const std::string& name, int64_t items, con
         if (!error.empty()) fail_case("%lld replicas: %s", (long long)parts, error.c_str());
       }
     });
-  };
-  for (const CpuIsa& isa : cpu_isas())
-    add_case(isa.name, [=]() -> Backend& {
-      if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-      return cpu_backend(isa.name);
-    });
-  add_case("cuda-emulated", []() -> Backend& { return emulated_cuda_backend(); });
-  add_case("cuda-emulated-tuned", []() -> Backend& { return emulated_tuned_cuda_backend(); });
 }
 
 }  // namespace df::test

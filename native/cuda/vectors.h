@@ -1,18 +1,10 @@
-// Which kernels a backend uses, where there is a choice.
+// When 16-byte accesses are possible.
 #pragma once
 #include <cstdint>
 
 #include "cuda/gpu/host.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
-
-enum class Kernels {
-  Plain,  ///< for every type, width and alignment
-  Tuned,  ///< mma.sync and 16-byte accesses for norms and attention in bf16 and f16 where shapes allow, plain elsewhere
-};
-/// What a backend uses unless told otherwise: the environment variable IF_CUDA_KERNELS (plain or tuned), read once, or
-/// Plain.
-Kernels default_kernels();
 
 /// Whether every row of a 16-bit tensor can be moved 16 bytes at a time; an undefined tensor is no obstacle.
 inline bool has_vectors(const Tensor& t) {
