@@ -26,6 +26,12 @@ gpu::Stream stream(Device device) {
   return s;
 }
 
+int multiprocessors(Device device) {
+  int count = 0;
+  gpu::check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device.index));
+  return count;
+}
+
 void set_zero(void* device, size_t bytes, gpu::Stream stream) {
   if (bytes) gpu::check(cudaMemsetAsync(device, 0, bytes, stream));
 }

@@ -118,6 +118,18 @@ void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Ran
   suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
 }
 
+std::vector<KernelBackend> kernel_backends() {
+  std::vector<KernelBackend> all;
+  for (const CpuIsa& isa : cpu_isas()) all.push_back({isa.name, isa.supported ? &cpu_backend(isa.name) : nullptr});
+  all.push_back({"cuda-emulated", &emulated_cuda_backend()});
+  return all;
+}
+
+Backend& KernelBackend::get() const {
+  if (!supported) not_run("this machine or build lacks " + name);
+  return *supported;
+}
+
 double accumulation_error(int64_t terms) { return kFloat * (4 + std::sqrt(double(terms))); }
 
 std::vector<double> scaled(const Tensor& values, double factor) {

@@ -30,6 +30,15 @@ struct OpCall {
 /// Adds the cases "NAME isa=…" and "NAME ops". `make` builds the inputs when the first of them runs.
 void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make);
 
+/// What tests of kernels that are no op cases run on: every instruction set, and the emulated CUDA kernels.
+struct KernelBackend {
+  std::string name;
+  Backend* supported;  ///< null where this machine or build lacks it
+  /// Ends the case as not run where it is not supported.
+  Backend& get() const;
+};
+std::vector<KernelBackend> kernel_backends();
+
 /// Sums of `terms` float32 products: sqrt(terms) roundings that partly cancel (Higham 2002, section 2.8, rule of
 /// thumb), and a few for the epilogue; in units of sum|a||b|.
 double accumulation_error(int64_t terms);

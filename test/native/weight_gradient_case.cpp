@@ -64,10 +64,9 @@ OpCall weight_gradient(Random& random, const WeightGradientCase& c, const Shape&
 
 void add_replica_cases(Suite& suite, const std::string& name, int64_t items, const Shape& shape,
                        std::function<AddGradient(Random&)> make) {
-  for (const CpuIsa& isa : cpu_isas())
-    suite.add(name + " replicas isa=" + isa.name, [=] {
-      if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-      Backend& backend = cpu_backend(isa.name);
+  for (const KernelBackend& kernels : kernel_backends())
+    suite.add(name + " replicas isa=" + kernels.name, [=] {
+      Backend& backend = kernels.get();
       Random random(name);
       const AddGradient add = make(random);
       const auto part = [&](int64_t first, int64_t count) {

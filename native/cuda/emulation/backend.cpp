@@ -6,4 +6,9 @@ namespace df {
 
 Backend& emulated_cuda_backend() { return cuda_emulated::backend(); }
 
+Backend& emulated_cuda_mma_backend() {
+  static cuda_emulated::CudaBackend backend(cuda_emulated::ProductCore::Mma);
+  return backend;
+}
+
 }  // namespace df

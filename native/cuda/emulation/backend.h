@@ -5,5 +5,7 @@
 namespace df {
 
 Backend& emulated_cuda_backend();
+/// The same with mma.sync for products of bf16.
+Backend& emulated_cuda_mma_backend();
 
 }  // namespace df

@@ -5,6 +5,15 @@
 
 namespace GPU_NAMESPACE {
 
+/// a * b rounded by itself, never part of a fused multiply-add.
+GPU_FN float multiply_rounded(float a, float b) {
+#if GPU_EMULATED
+  return a * b;
+#else
+  return __fmul_rn(a, b);
+#endif
+}
+
 /// x·Φ(x) (exact, erf), silu x/(1+e^-x), and transformers' gelu_new with tanh.
 GPU_FN float activate(float x, df::Activation kind) {
   switch (kind) {
