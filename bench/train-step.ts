@@ -28,7 +28,7 @@ export async function trainStep(options: TrainStepOptions): Promise<{ what: Reco
   const size = options.size ?? unet.sampleSize ?? 64;
   const lora = rank === undefined ? null : { rank, alpha: rank, dropout: 0, targets: UNET_TARGETS, textTargets: TEXT_TARGETS };
   const trainerOptions = { dtype, precision, checkpointing, ema, lora };
-  const plan = await addon.planTrainer(JSON.stringify(unet), null, trainerOptions, batch, size, size, PROMPT_TOKENS);
+  const plan = await addon.planTrainer(JSON.stringify(unet), null, trainerOptions, batch, size, size, PROMPT_TOKENS, device);
   const trainer = await addon.trainerCreate(JSON.stringify(unet), null, device, trainerOptions);
   await addon.trainerInitialise(trainer, 0n);
   const upscales = unet.classEmbedType === 'timestep';

@@ -10,7 +10,7 @@ import { checkWritable, ioError } from '../files.js';
 import { readPngText, writePng } from '../image.js';
 import { t5Arithmetic } from '../models/t5-encoder.js';
 import { denoise } from '../pipelines/denoise.js';
-import { checkPlan, planCascade } from '../pipelines/memory-plan.js';
+import { availableMemory, checkPlan, planCascade } from '../pipelines/memory-plan.js';
 import { sampleDefaults } from '../pipelines/sample-defaults.js';
 import { Stage, type StageSettings } from '../pipelines/stage.js';
 import { Tensor, type Images } from '../tensor.js';
@@ -56,8 +56,8 @@ export class ClassPictures {
     const missing = await missingNumbers(folder, data.caption, generate.pictures);
     if (missing.length > 0) {
       const t5Dtype = config.model.textDtype ?? config.dtype;
-      const plan = await planCascade(model.text.config, stages.map(({ stage, settings, side }) => ({ stage, batch: 1, height: side, width: side, guided: settings.guidance > 1 })), config.dtype, t5Dtype, config.precision);
-      checkPlan(plan, config.dtype, t5Dtype);
+      const plan = await planCascade(model.text.config, stages.map(({ stage, settings, side }) => ({ stage, batch: 1, height: side, width: side, guided: settings.guidance > 1 })), config.dtype, t5Dtype, config.precision, config.devices[0]!);
+      checkPlan(plan, config.dtype, t5Dtype, availableMemory(config.devices[0]!));
     }
     return new ClassPictures(config, model, folder, data.caption, stages, missing);
   }

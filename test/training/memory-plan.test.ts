@@ -12,7 +12,7 @@ const MACHINE = 24e9;
 
 async function plan(name: string, { batch = 1, checkpointing = false, ema = true, replicas = 1 } = {}): Promise<TrainingPlan> {
   const unet = parseUNetConfig(configs[name], name);
-  const training = await addon.planTrainer(JSON.stringify(unet), null, { dtype: 'bf16', precision: 'default', checkpointing, ema, lora: null }, batch, unet.sampleSize!, unet.sampleSize!, 77);
+  const training = await addon.planTrainer(JSON.stringify(unet), null, { dtype: 'bf16', precision: 'default', checkpointing, ema, lora: null }, batch, unet.sampleSize!, unet.sampleSize!, 77, 'cpu');
   return { replicas, training, encoding: undefined, preview: undefined, lowRes: undefined, checkpointBytes: 0 };
 }
 const config = (values: Partial<RunConfig>): RunConfig => ({ model: { fromScratch: false }, microBatch: 1, devices: ['cpu:0'], ema: { decay: 0.9999 }, gradientCheckpointing: false, ...values }) as RunConfig;
@@ -35,7 +35,7 @@ test('IF-I-XL is refused on 24 GB with its number and what would help', async ()
 test('IF-I-XL with LoRA on its bfloat16 weights, batch 1, checkpointed, fits into 24 GB', async () => {
   const unet = parseUNetConfig(configs['IF-I-XL'], 'IF-I-XL');
   const lora = { rank: 16, alpha: 16, dropout: 0, targets: UNET_TARGETS, textTargets: TEXT_TARGETS };
-  const training = await addon.planTrainer(JSON.stringify(unet), null, { dtype: 'bf16', precision: 'default', checkpointing: true, ema: true, lora }, 1, 64, 64, 77);
+  const training = await addon.planTrainer(JSON.stringify(unet), null, { dtype: 'bf16', precision: 'default', checkpointing: true, ema: true, lora }, 1, 64, 64, 77, 'cpu');
   // 2 bytes a weight, and value, gradient, two moments and average of the factors
   const factors = loraParameters({ ...lora, textEncoder: false }, { unet, text: undefined });
   expect(Math.abs(training.weightBytes / (2 * 4.304e9 + 20 * factors) - 1)).toBeLessThan(1e-3);
