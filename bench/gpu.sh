@@ -3,7 +3,7 @@
 #     bench/gpu.sh [RESULTS.json]
 # builds for the GPU of this machine, runs every op case and the golden networks on it, a part of them under
 # compute-sanitizer, times the published networks beside PyTorch, and, where .gpu/env.sh brings Node, samples end to end.
-# Needs CMake, nvcc and a C++20 compiler; python3 with torch and diffusers for the peer. The results go to
+# Needs CMake, nvcc and a C++20 compiler; python3 with torch for the peer. The results go to
 # bench/results/DEVICE.json, a list with one entry per step; what failed or found no time is an entry that says so.
 set -u
 cd "$(dirname "$0")/.."
@@ -86,12 +86,12 @@ measure 45 $build/if_bench unet --config IF-II-L --batch 2 --size 256 --runs 20 
 measure 60 $build/if_bench training --config IF-I-L --batch 16 --size 64 --runs 8 "${ours[@]}"
 measure 30 $build/if_bench conv --shape 2,64,704,704 --runs 50 "${ours[@]}"
 measure 30 $build/if_bench linear --shape 8192,8192,8192 --runs 20 "${ours[@]}"
-if python3 -c 'import torch, diffusers' 2> /dev/null; then
+if python3 -c 'import torch' 2> /dev/null; then
   measure 60 python3 bench/peer/unet_step.py IF-I-XL --device cuda --dtype bf16 --batch 2 --runs 20
   measure 45 python3 bench/peer/unet_step.py IF-II-L --device cuda --dtype bf16 --batch 2 --runs 20
   measure 60 python3 bench/peer/train_step.py IF-I-L --device cuda --dtype bf16 --batch 16 --runs 8
 else
-  echo '{"step":"peer","status":"not run: python3 has no torch and diffusers"}' >> "$lines"
+  echo '{"step":"peer","status":"not run: python3 has no torch"}' >> "$lines"
 fi
 
 # end to end
