@@ -1,6 +1,7 @@
 // The CUDA backend. Each .cu file holds the kernels of a family and the methods that launch them, and is compiled twice:
 // by nvcc for the device, and by the C++ compiler against emulation/ for the tests (namespace cuda_emulated).
 #pragma once
+#include "cuda/gemm/core.h"
 #include "cuda/gpu/host.cuh"
 #include "ops/backend.h"
 
@@ -8,7 +9,11 @@ namespace df::IF_CUDA_NAMESPACE {
 
 class CudaBackend : public Backend {
  public:
-  const char* name() const override { return GPU_EMULATED ? "cuda/emulated" : "cuda"; }
+  explicit CudaBackend(ProductCore products = default_product_core()) : products_(products) {}
+  const char* name() const override {
+    constexpr const char* emulated[] = {"cuda/emulated", "cuda/emulated/mma", "cuda/emulated/wgmma"};
+    return GPU_EMULATED ? emulated[int(products_)] : "cuda";
+  }
 
   // weights.cu
     Weight pack(const Tensor& plain, DType dtype) override;
@@ -86,6 +91,9 @@ class CudaBackend : public Backend {
     double squared_norm(const Tensor& x) override;
     void adamw_step(Tensor& parameter, Tensor& m, Tensor& v, Tensor& ema, const Tensor& gradient, const AdamWStep& p)
       override;
+
+ private:
+  ProductCore products_;
 };
 
 /// The one instance; it keeps no state.

@@ -1,20 +1,73 @@
-// Activations and their like: one thread per element.
+// Activations and their like: one thread per value, or per eight.
 #include "cuda/cuda_backend.h"
 #include "cuda/gpu/math.cuh"
+#include "cuda/map.h"
 
 namespace df::IF_CUDA_NAMESPACE {
 namespace {
 
-constexpr int kThreads = 256;
+struct Activate {
+  Values y, x;
+  Activation kind;
+  template <int V> GPU_FN void run(int64_t row, int64_t column) const {
+    float v[V];
+    x.load(row, column, v);
+#pragma unroll
+    for (float& e : v) e = gpu::activate(e, kind);
+    y.store(row, column, v);
+  }
+};
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
-activation_kernel(Rows<T> y, Rows<const T> x, int64_t rows, int64_t columns, Activation kind) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= rows * columns) return;
-  const int64_t row = i / columns, column = i % columns;
-  y[row][column] = gpu::from_float<T>(gpu::activate(gpu::to_float(x[row][column]), kind));
-}
+struct GatedActivate {
+  Values y, gate, up;
+  Activation kind;
+  template <int V> GPU_FN void run(int64_t row, int64_t column) const {
+    float v[V], u[V];
+    gate.load(row, column, v);
+    up.load(row, column, u);
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] = gpu::activate(v[i], kind) * u[i];
+    y.store(row, column, v);
+  }
+};
+
+struct Sum {
+  Values y;
+  float a;
+  Values x;
+  float b;
+  Values z;
+  template <int V> GPU_FN void run(int64_t row, int64_t column) const {
+    float v[V], w[V];
+    x.load(row, column, v);
+    z.load(row, column, w);
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] = a * v[i] + b * w[i];
+    y.store(row, column, v);
+  }
+};
+
+struct Copy {
+  Values y, x;
+  template <int V> GPU_FN void run(int64_t row, int64_t column) const {
+    float v[V];
+    x.load(row, column, v);
+    y.store(row, column, v);
+  }
+};
+
+struct FindNotFinite {
+  Values x;
+  unsigned* found;
+  template <int V> GPU_FN void run(int64_t row, int64_t column) const {
+    float v[V];
+    x.load(row, column, v);
+    bool finite = true;
+#pragma unroll
+    for (float e : v) finite = finite && fabsf(e) < INFINITY;
+    if (!finite) atomicExch(found, 1u);
+  }
+};
 
 }  // namespace
 
@@ -24,19 +77,27 @@ CudaBackend& backend() {
 }
 
 void CudaBackend::activation(Tensor& y, const Tensor& x, Activation kind) {
-  with_type(x.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    gpu::launch(activation_kernel<T>, dim3(blocks_for(x.numel(), kThreads)), dim3(kThreads), 0, stream(x.device()),
-                rows<T>(y), rows<const T>(x), x.rows(), x.shape()[-1], kind);
-  });
+  map(x.device(), plane({&y, &x}), Activate{y, x, kind});
 }
 
-void CudaBackend::gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) { fail(ErrorCode::NotBuilt, "gated_activation"); }
+void CudaBackend::gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) {
+  map(gate.device(), plane({&y, &gate, &up}), GatedActivate{y, gate, up, kind});
+}
 
-void CudaBackend::axpby(Tensor& y, float a, const Tensor& x, float b, const Tensor& z) { fail(ErrorCode::NotBuilt, "axpby"); }
+void CudaBackend::axpby(Tensor& y, float a, const Tensor& x, float b, const Tensor& z) {
+  map(x.device(), plane({&y, &x, &z}), Sum{y, a, x, b, z});
+}
 
-void CudaBackend::copy(Tensor& y, const Tensor& x) { fail(ErrorCode::NotBuilt, "copy"); }
+void CudaBackend::copy(Tensor& y, const Tensor& x) { map(x.device(), plane({&y, &x}), Copy{y, x}); }
 
-bool CudaBackend::all_finite(const Tensor& x) { fail(ErrorCode::NotBuilt, "all_finite"); }
+bool CudaBackend::all_finite(const Tensor& x) {
+  const Device device = x.device();
+  const Tensor found = Tensor::empty({1}, DType::I32, device);
+  set_zero(found.raw(), found.bytes(), stream(device));
+  map(device, plane({&x}), FindNotFinite{x, static_cast<unsigned*>(found.raw())});
+  unsigned result = 0;
+  copy_to_host(&result, found.raw(), sizeof result, stream(device));
+  return result == 0;
+}
 
 }  // namespace df::IF_CUDA_NAMESPACE

@@ -46,6 +46,19 @@ gpu::Stream stream(Device device) {
   return s;
 }
 
+int multiprocessors(Device device) {
+  int count = 0;
+  gpu::check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device.index));
+  return count;
+}
+
+bool has_wgmma(Device device) {
+  int major = 0, minor = 0;
+  gpu::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index));
+  gpu::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index));
+  return major == 9 && minor == 0;
+}
+
 void set_zero(void* device, size_t bytes, gpu::Stream stream) {
   if (bytes) gpu::check(cudaMemsetAsync(device, 0, bytes, stream));
 }

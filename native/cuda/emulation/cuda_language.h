@@ -135,6 +135,14 @@ T atomicMax(T* p, T v) {
   return old;
 }
 template <class T>
+T atomicMin(T* p, T v) {
+  T old;
+  __atomic_load(p, &old, __ATOMIC_RELAXED);
+  for (T next = v < old ? v : old; !__atomic_compare_exchange(p, &old, &next, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);)
+    next = v < old ? v : old;
+  return old;
+}
+template <class T>
 T atomicExch(T* p, T v) { T old; __atomic_exchange(p, &v, &old, __ATOMIC_RELAXED); return old; }
 template <class T>
 T atomicCAS(T* p, T expected, T v) {

@@ -17,6 +17,10 @@ namespace df::IF_CUDA_NAMESPACE {
 
 /// The compute stream of a device: all kernels of a command run on it, in order.
 gpu::Stream stream(Device device);
+/// Of the device; a plan may depend on it.
+int multiprocessors(Device device);
+/// Compute capability 9.0: code for sm_90a runs.
+bool has_wgmma(Device device);
 /// Asynchronous; bytes may be 0.
 void set_zero(void* device, size_t bytes, gpu::Stream stream);
 /// Waits for the stream, then copies.
