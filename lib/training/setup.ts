@@ -127,9 +127,9 @@ function dataContext({ cacheDir, onEvent }: SetupOptions): DataContext {
 
 /** Checks the devices and shares the cores among them. */
 function useDevices({ devices, threads }: ResolvedConfig): string[] {
+  if (new Set(devices.map((name) => name.split(':')[0])).size > 1) throw new IFError('INVALID_ARGUMENT', `devices: expected all of one type, got ${devices.join(', ')}`);
   const names = devices.map(resolveDevice);
   if (new Set(names).size !== names.length) throw new IFError('INVALID_ARGUMENT', `devices: expected each once, got ${devices.join(', ')}`);
-  if (new Set(names.map((name) => name.split(':')[0])).size > 1) throw new IFError('INVALID_ARGUMENT', `devices: expected all of one type, got ${devices.join(', ')}`);
   const each = threads > 0 || names.length === 1 ? threads : Math.max(1, Math.floor(addon.cpuInfo().cores / names.length));
   for (const name of names) setThreads(name, each);
   return names;

@@ -9,8 +9,9 @@ namespace df {
 
 /// Rows (taps × inputs) of packed weights end at a multiple of 16 bytes of 16-bit values.
 constexpr int64_t kCudaInputUnit = 8;
-/// Bound of the partial sums that one product keeps.
-constexpr size_t kCudaProductScratch = size_t(16) << 20;
+/// Most that the partial sums of one product take: two waves of 128 × 256 tiles on 132 multiprocessors, in float32
+/// (cuda/gemm/plan.h splits only what would not fill one); and of one weight gradient (cuda/gemm/weight_gradient.cuh).
+constexpr size_t kCudaProductScratch = size_t(2) * 132 * 128 * 256 * 4, kCudaGradientScratch = size_t(256) << 20;
 
 /// Bytes of a packed weight (O, kh, kw, I): row-major, inputs padded with zeros.
 inline size_t cuda_packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) {

@@ -96,8 +96,11 @@ class CudaMetaBackend : public MetaBackend {
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override {
     return cuda_packed_bytes(out, kernel_h, kernel_w, in, dtype);
   }
-  // convolutions without copies of their inputs; shares of a split sum are bounded, see cuda/weight_layout.h
   size_t conv2d_scratch_bytes(const Shape&, const Weight&, const Conv2dParams&) override { return kCudaProductScratch; }
+  void weight_gradient(Tensor&, const Tensor&, const Tensor&, const Conv2dParams&, float) override {
+    if (WorkCounter* work = Execution::current().work)
+      work->scratch_bytes = std::max(work->scratch_bytes, kCudaGradientScratch);
+  }
 };
 
 }  // namespace
