@@ -44,6 +44,7 @@ const Registration plans([](Suite& suite) {
   suite.add("plan_wide_product: widths of the models, and splits that ignore the number of items", [] {
     CHECK(plan_wide_product(2 * 4096, 4096, 704, 9 * 11, 132).width == 176);
     CHECK(plan_wide_product(2 * 1024, 1024, 640, 9 * 10, 132).width == 160);
+    CHECK(plan_wide_product(2 * 4096, 4096, 6, 9 * 3, 132).width == 64);
     CHECK(plan_wide_product(2 * 64, 64, 2816, 9 * 44, 132).splits > 4);
     for (int64_t item_rows : {1, 77, 1024, 65536})
       for (int64_t out : {6, 320, 1408, 10240})

@@ -78,14 +78,15 @@ struct WidePlan {
   int width = 128;  // outputs of a tile
   int splits = 1;
 };
-/// 176 divides the widths of IF-I-XL (704, 1408, …), 160 those of IF-I-L and IF-II-L (320, 640, …).
-constexpr int kWideTiles[] = {256, 192, 176, 160, 128};
+/// 176 divides the widths of IF-I-XL (704, 1408, …), 160 those of IF-I-L and IF-II-L (320, 640, …); 64 is for the last
+/// convolution of a model.
+constexpr int kWideTiles[] = {256, 192, 176, 160, 128, 64};
 
 inline double wide_cost(int width, int64_t rows, int64_t out, int64_t steps, int64_t splits, int multiprocessors) {
   const int64_t blocks = ceil_div(rows, 128) * ceil_div(out, width) * splits;
   const double traffic = splits > 1 ? 8.0 * double(rows * out * splits) / kMemoryBytesPerClock : 0;
-  // 2048 multiplications per clock, seven eighths of which are reached
-  return double(ceil_div(blocks, multiprocessors)) * (128.0 * width * 64 / 1792 * double(ceil_div(steps, splits)) + 2500) + traffic;
+  // 2048 multiplications per clock, seven eighths of which are reached; narrow tiles wait for the pixels of A
+  return double(ceil_div(blocks, multiprocessors)) * (128.0 * (width + 16) * 64 / 1792 * double(ceil_div(steps, splits)) + 2500) + traffic;
 }
 
 /// As plan_product.

@@ -184,7 +184,8 @@ template <class T> void multiply_wgmma(const Product<T>& p, int item_rows, Devic
     case 192: return run<T, 192, 5>(p, plan.splits, device);
     case 176: return run<T, 176, 5>(p, plan.splits, device);
     case 160: return run<T, 160, 6>(p, plan.splits, device);
-    default: return run<T, 128, 6>(p, plan.splits, device);
+    case 128: return run<T, 128, 6>(p, plan.splits, device);
+    default: return run<T, 64, 8>(p, plan.splits, device);
   }
 }
 template void multiply_wgmma(const Product<gpu::bf16>&, int, Device);
