@@ -152,12 +152,13 @@ Tensor aligned_rows(const Tensor& x) {
   return wide;
 }
 
-Tensor widened(const Weight& w) {
-  const Tensor wide = Tensor::empty(w.data.shape(), w.dtype, w.data.device());
+Tensor widened(const Weight& w, int64_t first, int64_t count) {
+  const int64_t row = w.kernel_h * w.kernel_w * padded_in(w.in);
+  const Tensor wide = Tensor::empty({count * row}, w.dtype, w.data.device());
   with_type(w.dtype, [&](auto zero) {
     using T = decltype(zero);
     gpu::launch(widen_kernel<T>, dim3(blocks_for(wide.numel() / 8, kThreads)), dim3(kThreads), 0, stream(w.data.device()),
-                static_cast<T*>(wide.raw()), static_cast<const int8_t*>(w.data.raw()), wide.numel());
+                static_cast<T*>(wide.raw()), static_cast<const int8_t*>(w.data.raw()) + first * row, wide.numel());
   });
   return wide;
 }

@@ -68,6 +68,13 @@ const Registration products([](Suite& suite) {
         check_all(call, c.layout);
       });
     }
+    suite.add(format("cuda products: partial sums in several launches %s", dtype_name(dtype)), [=] {
+      const int64_t rows = 600, in = 1100, out = 24;  // 600 items
+      CHECK(plan_product(rows, 1, out, ceil_div(in, 64), kEmulatedMultiprocessors).splits >= 2);
+      CHECK(rows * 64 * 2 * 4 > 256 << 10);
+      Random random("launches");
+      check_all(linear(random, {dtype}, rows, in, out), Layout::Dense);
+    });
     for (int width : kWideTiles)
       suite.add(format("cuda products: tiles of %d outputs by wgmma %s", width, dtype_name(dtype)), [=] {
         CHECK(plan_wide_product(180, 90, 2 * width, 1, kEmulatedMultiprocessors).width == width);
@@ -79,7 +86,9 @@ const Registration products([](Suite& suite) {
       const int64_t columns = 9 * 8, items = 3, side = 24, out = 136;
       for (int64_t tile : {64, 128}) {
         const GradientPlan plan = plan_weight_gradient(side * side, out, columns, tile, kEmulatedMultiprocessors);
-        CHECK(plan.pieces == 2 && gradient_slab(out, columns, 2 * plan.pieces, 64 << 10) < out);
+        CHECK(plan.pieces == 2);
+        const GradientSlab slab = gradient_slab(out, 9, 8, 2 * plan.pieces, 64 << 10);
+        CHECK(slab.outs < out && slab.taps < 9);
       }
       Random random("weight gradient");
       const OpCall call = weight_gradient(random, {dtype}, {out, 3, 3, 8}, {items, side, side, 8}, {items, side, side, out},

@@ -122,10 +122,15 @@ inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t
   return plan;
 }
 
-/// Outputs whose partial sums fit the workspace, in whole tiles of 128.
-inline int64_t gradient_slab(int64_t out, int64_t columns, int64_t shares, int64_t workspace_bytes) {
-  const int64_t fits = workspace_bytes / (shares * columns * int64_t(sizeof(float))) / 128 * 128;
-  return std::min(out, std::max<int64_t>(fits, 128));
+struct GradientSlab {
+  int64_t outs, taps;
+};
+/// The part of a gradient whose partial sums fit the workspace: all taps of as many tiles of 128 outputs as possible, else
+/// one tile and as many taps, one at least.
+inline GradientSlab gradient_slab(int64_t out, int64_t taps, int64_t in, int64_t shares, int64_t workspace_bytes) {
+  const int64_t tap_bytes = shares * in * int64_t(sizeof(float)), fits = workspace_bytes / (tap_bytes * taps) / 128 * 128;
+  if (fits >= 128 || out <= 128) return {std::min(out, std::max<int64_t>(fits, 128)), taps};
+  return {128, std::clamp<int64_t>(workspace_bytes / (tap_bytes * 128), 1, taps)};
 }
 
 }  // namespace df::gemm
