@@ -185,8 +185,9 @@ Weight CudaBackend::pack_transposed(const Tensor& plain, DType dtype) {
   Weight w = empty_weight(plain, plain.dim(-1), plain.dim(0), dtype, dtype);
   const int64_t taps = w.kernel_h * w.kernel_w, padded = padded_in(w.in);
   const auto tiles = [](int64_t n) { return unsigned((n + kTile - 1) / kTile); };
-  DF_CHECK(tiles(w.out) <= 65535 && taps <= 65535, "pack_transposed: a weight of %lld inputs and %lld taps does not fit a grid",
-           static_cast<long long>(w.out), static_cast<long long>(taps));
+  DF_CHECK(tiles(w.out) <= 65535 && taps <= 65535,
+           "pack_transposed: a weight of %lld inputs and %lld taps does not fit a grid", static_cast<long long>(w.out),
+           static_cast<long long>(taps));
   with_type(dtype, [&](auto to) {
     with_type(plain.dtype(), [&](auto from) {
       using To = decltype(to);
@@ -225,7 +226,8 @@ void CudaBackend::unpack(Tensor& plain, const Weight& w) {
     }
     with_type(w.dtype, [&](auto from) {
       using From = decltype(from);
-      copy_rows(rows<To>(plain), Rows<const From>{static_cast<const From*>(w.data.raw()), padded}, plain.rows(), w.in, w.in, s);
+      copy_rows(rows<To>(plain), Rows<const From>{static_cast<const From*>(w.data.raw()), padded}, plain.rows(), w.in,
+                w.in, s);
     });
   });
 }

@@ -83,7 +83,9 @@ const Registration plans([](Suite& suite) {
     CHECK(plan_weight_gradient(64, 2816, 9 * 2816, 128, 132).pieces == 1);
   });
   suite.add("gradient_slab: whole tiles that fit the workspace, or some taps of one tile", [] {
-    const auto check = [](const GradientSlab& slab, int64_t outs, int64_t taps) { CHECK(slab.outs == outs && slab.taps == taps); };
+    const auto check = [](const GradientSlab& slab, int64_t outs, int64_t taps) {
+      CHECK(slab.outs == outs && slab.taps == taps);
+    };
     check(gradient_slab(100, 9, 1, 2, 1 << 30), 100, 9);
     check(gradient_slab(1000, 4, 256, 4, 4 << 20), 256, 4);
     check(gradient_slab(1000, 4, 256, 4, 5 << 20), 256, 4);

@@ -54,7 +54,8 @@ GPU_FN Item item_of(int index, const Work& w, int bn, int steps) {
 
 template <class T, int BN, int Stages>
 __global__ void __launch_bounds__(kThreads, 1)
-product_kernel(const __grid_constant__ gpu::TensorMap x_map, const __grid_constant__ gpu::TensorMap w_map, Product<T> p, Work w) {
+product_kernel(const __grid_constant__ gpu::TensorMap x_map, const __grid_constant__ gpu::TensorMap w_map, Product<T> p,
+               Work w) {
   auto& s = gpu::dynamic_shared<Shared<T, BN, Stages>>();
   const int tid = int(threadIdx.x), group = tid / 128;
   const int chunks = (p.in + BK - 1) / BK, steps = p.taps * chunks;
@@ -160,7 +161,8 @@ template <class T, int BN, int Stages> void run(Product<T> p, int splits, Device
   const int64_t tiles = int64_t(w.box.tiles_n) * w.box.tiles_h * w.box.tiles_w * w.column_tiles;
   DF_CHECK(tiles * splits < (int64_t(1) << 31), "cuda: a product of %d rows and %d outputs is too large", p.rows, p.out);
   // slabs of tiles, so that the partial sums stay small; they are used one after the other
-  const int64_t slab = splits == 1 ? tiles : std::clamp<int64_t>(kSplitWorkspace / (splits * BM * BN * int64_t(sizeof(float))), 1, tiles);
+  const int64_t tile_bytes = splits * BM * BN * int64_t(sizeof(float));
+  const int64_t slab = splits == 1 ? tiles : std::clamp<int64_t>(kSplitWorkspace / tile_bytes, 1, tiles);
   const SplitScratch scratch(slab, splits, BM * BN, device);
   w.partial = scratch.partial();
   w.tickets = scratch.tickets();
