@@ -96,6 +96,32 @@ const Registration products([](Suite& suite) {
       check_all(call, Layout::Dense);
     });
   }
+  for (const Shape& shape : {Shape{4, 4, 4, 160}, Shape{4, 5, 1100}})
+    suite.add("cuda products: an item has the same bits in every batch, " + shape.str(), [=] {
+      Random random("batches");
+      const int64_t in = shape[-1], out = 24;
+      const bool convolution = shape.rank() == 4;
+      const Tensor x = random_tensor(random, shape, DType::BF16, Layout::Dense);
+      const Tensor plain = random_tensor(random, convolution ? Shape{out, 3, 3, in} : Shape{out, in}, DType::BF16,
+                                         Layout::Dense);
+      CHECK(plan_product(1, shape.rows() / 4, out, ceil_div(plain.numel() / out, 64), kEmulatedMultiprocessors).splits > 1);
+      for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()}) {
+        const Weight w = backend->pack(plain, DType::BF16);
+        const auto multiply = [&](const Tensor& items) {
+          Shape result = items.shape();
+          result.set(-1, out);
+          Tensor y = Tensor::empty(result, DType::BF16, kCpu);
+          if (convolution) backend->conv2d(y, items, w, {1, 1}, {});
+          else backend->linear(y, items, w, {});
+          return y;
+        };
+        const Tensor all = multiply(x);
+        for (int64_t i = 0; i < 4; i++) {
+          const std::string error = different_bits(multiply(x.slice_first(i, 1)), all.slice_first(i, 1));
+          if (!error.empty()) fail_case("%s: item %lld: %s", backend->name(), (long long)i, error.c_str());
+        }
+      }
+    });
   suite.add("cuda products: ldmatrix meets no bank conflicts", [] {
     Random random("conflicts");
     const OpCall forward = conv(random, {DType::BF16}, 2, 16, 16, 200);
