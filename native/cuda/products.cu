@@ -100,16 +100,38 @@ template <class T> void multiply_plain(const Product<T>& p, gpu::Stream s) {
               dim3(blocks_for(p.rows, kTile), tiles), dim3(kThreads), sizeof(Shared), s, p);
 }
 
+// Outputs [first, first + count), of weights w that begin with the first of them.
+template <class T> Product<T> outputs_of(Product<T> p, const void* w, int first, int count) {
+  p.w = w;
+  p.out = count;
+  p.y.data += first;
+  if (p.residual.data) p.residual.data += first;
+  if (p.bias) p.bias += first;
+  p.weight_scale += first;
+  return p;
+}
+
 template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w, int item_rows, ProductCore core) {
   if (p.rows == 0) return;
   if constexpr (sizeof(T) == 2) {
     if (core != ProductCore::Simt) {
-      const Tensor wide_x = aligned_rows(x), wide_w = w.int8() ? widened(w) : w.data;
+      const Tensor wide_x = aligned_rows(x);
       p.x = rows<const T>(wide_x);
-      p.w = wide_w.raw();
       p.in = p.padded_in;
-      if (core == ProductCore::Wgmma && p.stride == 1 && has_wgmma(x.device())) return multiply_wgmma(p, item_rows, x.device());
-      return multiply_mma(p, item_rows, x.device());
+      const bool wgmma = core == ProductCore::Wgmma && p.stride == 1 && has_wgmma(x.device());
+      const auto run = [&](const Product<T>& q) {
+        wgmma ? multiply_wgmma(q, item_rows, x.device()) : multiply_mma(q, item_rows, x.device());
+      };
+      if (!w.int8()) return run(p);
+      // slabs of outputs, so that the widened weights stay small
+      const int64_t row_bytes = int64_t(p.padded_in) * p.taps * int64_t(sizeof(T));
+      const int64_t slab = std::max<int64_t>(kWidenedWorkspace / row_bytes / 128 * 128, 128);
+      for (int64_t first = 0; first < p.out; first += slab) {
+        const int64_t count = std::min<int64_t>(slab, p.out - first);
+        const Tensor wide = widened(w, first, count);
+        run(outputs_of(p, wide.raw(), int(first), int(count)));
+      }
+      return;
     }
   }
   multiply_plain(p, stream(x.device()));

@@ -68,6 +68,13 @@ const Registration products([](Suite& suite) {
         check_all(call, c.layout);
       });
     }
+    suite.add(format("cuda products: partial sums in several launches %s", dtype_name(dtype)), [=] {
+      const int64_t rows = 600, in = 1100, out = 24;  // 600 items
+      CHECK(plan_product(rows, 1, out, ceil_div(in, 64), kEmulatedMultiprocessors).splits >= 2);
+      CHECK(rows * 64 * 2 * 4 > 256 << 10);
+      Random random("launches");
+      check_all(linear(random, {dtype}, rows, in, out), Layout::Dense);
+    });
     for (int width : kWideTiles)
       suite.add(format("cuda products: tiles of %d outputs by wgmma %s", width, dtype_name(dtype)), [=] {
         CHECK(plan_wide_product(180, 90, 2 * width, 1, kEmulatedMultiprocessors).width == width);
@@ -79,7 +86,9 @@ const Registration products([](Suite& suite) {
       const int64_t columns = 9 * 8, items = 3, side = 24, out = 136;
       for (int64_t tile : {64, 128}) {
         const GradientPlan plan = plan_weight_gradient(side * side, out, columns, tile, kEmulatedMultiprocessors);
-        CHECK(plan.pieces == 2 && gradient_slab(out, columns, 2 * plan.pieces, 64 << 10) < out);
+        CHECK(plan.pieces == 2);
+        const GradientSlab slab = gradient_slab(out, 9, 8, 2 * plan.pieces, 64 << 10);
+        CHECK(slab.outs < out && slab.taps < 9);
       }
       Random random("weight gradient");
       const OpCall call = weight_gradient(random, {dtype}, {out, 3, 3, 8}, {items, side, side, 8}, {items, side, side, out},
@@ -87,6 +96,32 @@ const Registration products([](Suite& suite) {
       check_all(call, Layout::Dense);
     });
   }
+  for (const Shape& shape : {Shape{4, 4, 4, 160}, Shape{4, 5, 1100}})
+    suite.add("cuda products: an item has the same bits in every batch, " + shape.str(), [=] {
+      Random random("batches");
+      const int64_t in = shape[-1], out = 24;
+      const bool convolution = shape.rank() == 4;
+      const Tensor x = random_tensor(random, shape, DType::BF16, Layout::Dense);
+      const Tensor plain = random_tensor(random, convolution ? Shape{out, 3, 3, in} : Shape{out, in}, DType::BF16,
+                                         Layout::Dense);
+      CHECK(plan_product(1, shape.rows() / 4, out, ceil_div(plain.numel() / out, 64), kEmulatedMultiprocessors).splits > 1);
+      for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()}) {
+        const Weight w = backend->pack(plain, DType::BF16);
+        const auto multiply = [&](const Tensor& items) {
+          Shape result = items.shape();
+          result.set(-1, out);
+          Tensor y = Tensor::empty(result, DType::BF16, kCpu);
+          if (convolution) backend->conv2d(y, items, w, {1, 1}, {});
+          else backend->linear(y, items, w, {});
+          return y;
+        };
+        const Tensor all = multiply(x);
+        for (int64_t i = 0; i < 4; i++) {
+          const std::string error = different_bits(multiply(x.slice_first(i, 1)), all.slice_first(i, 1));
+          if (!error.empty()) fail_case("%s: item %lld: %s", backend->name(), (long long)i, error.c_str());
+        }
+      }
+    });
   suite.add("cuda products: ldmatrix meets no bank conflicts", [] {
     Random random("conflicts");
     const OpCall forward = conv(random, {DType::BF16}, 2, 16, 16, 200);

@@ -130,6 +130,7 @@ std::vector<KernelBackend> kernel_backends() {
   for (const CpuIsa& isa : cpu_isas()) all.push_back({isa.name, isa.supported ? &cpu_backend(isa.name) : nullptr});
   all.push_back({"cuda-emulated", &emulated_cuda_backend()});
   all.push_back({"cuda-emulated-mma", &emulated_cuda_mma_backend()});
+  all.push_back({"cuda-emulated-wgmma", &emulated_cuda_wgmma_backend()});
   return all;
 }
 

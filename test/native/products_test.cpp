@@ -98,7 +98,8 @@ const Registration packing([](Suite& suite) {
         for (const Shape& shape : {Shape{1, 1}, Shape{17, 33}, Shape{64, 64}, Shape{130, 70}, Shape{6, 3, 3, 5},
                                    Shape{20, 1, 1, 9}, Shape{65, 3, 3, 34}, Shape{3, 7, 7, 2}})
           suite.add(
-              format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to), kernels.name.c_str()),
+              format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to),
+                     kernels.name.c_str()),
               [=] {
                 Backend& backend = kernels.get();
                 Random random(shape.str());

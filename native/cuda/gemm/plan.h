@@ -22,13 +22,15 @@ struct TileCost {
   int rows, columns;
   double step, tile_start;
 };
-constexpr TileCost kTileCosts[] = {
-    {ProductTile::Large, 128, 128, 1600, 3000}, {ProductTile::Middle, 128, 64, 950, 2500}, {ProductTile::Small, 64, 64, 570, 2000}};
+constexpr TileCost kTileCosts[] = {{ProductTile::Large, 128, 128, 1600, 3000},
+                                   {ProductTile::Middle, 128, 64, 950, 2500},
+                                   {ProductTile::Small, 64, 64, 570, 2000}};
 constexpr int64_t kLeastSplitSteps = 8;  // a share of 512 values at least
 constexpr int kMostSplits = 16;
 constexpr double kMemoryBytesPerClock = 2000;  // partial sums are written and read once
 
-inline double product_cost(const TileCost& t, int64_t rows, int64_t out, int64_t steps, int64_t splits, int multiprocessors) {
+inline double product_cost(const TileCost& t, int64_t rows, int64_t out, int64_t steps, int64_t splits,
+                           int multiprocessors) {
   const int64_t blocks = ceil_div(rows, t.rows) * ceil_div(out, t.columns) * splits;
   const double traffic = splits > 1 ? 8.0 * double(rows * out * splits) / kMemoryBytesPerClock : 0;
   return double(ceil_div(blocks, multiprocessors)) * (t.step * double(ceil_div(steps, splits)) + t.tile_start) + traffic;
@@ -78,14 +80,16 @@ struct WidePlan {
   int width = 128;  // outputs of a tile
   int splits = 1;
 };
-/// 176 divides the widths of IF-I-XL (704, 1408, …), 160 those of IF-I-L and IF-II-L (320, 640, …).
-constexpr int kWideTiles[] = {256, 192, 176, 160, 128};
+/// 176 divides the widths of IF-I-XL (704, 1408, …), 160 those of IF-I-L and IF-II-L (320, 640, …); 64 is for the last
+/// convolution of a model.
+constexpr int kWideTiles[] = {256, 192, 176, 160, 128, 64};
 
 inline double wide_cost(int width, int64_t rows, int64_t out, int64_t steps, int64_t splits, int multiprocessors) {
   const int64_t blocks = ceil_div(rows, 128) * ceil_div(out, width) * splits;
   const double traffic = splits > 1 ? 8.0 * double(rows * out * splits) / kMemoryBytesPerClock : 0;
-  // 2048 multiplications per clock, seven eighths of which are reached
-  return double(ceil_div(blocks, multiprocessors)) * (128.0 * width * 64 / 1792 * double(ceil_div(steps, splits)) + 2500) + traffic;
+  // 2048 multiplications per clock, seven eighths of which are reached; narrow tiles wait for the pixels of A
+  const double step = 128.0 * (width + 16) * 64 / 1792;
+  return double(ceil_div(blocks, multiprocessors)) * (step * double(ceil_div(steps, splits)) + 2500) + traffic;
 }
 
 /// As plan_product.
@@ -112,7 +116,8 @@ struct GradientPlan {
 };
 /// Pieces of the pixels of a pair of items of `item_rows` output pixels: enough blocks for two per multiprocessor, but at
 /// least 512 pixels each. columns: taps · inputs; tile: outputs and columns of one block.
-inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t columns, int64_t tile, int multiprocessors) {
+inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t columns, int64_t tile,
+                                         int multiprocessors) {
   const int64_t tiles = ceil_div(out, tile) * ceil_div(columns, tile);
   const int64_t wanted = ceil_div(2 * multiprocessors, tiles), most = std::max<int64_t>(1, 2 * item_rows / 512);
   GradientPlan plan;
@@ -121,10 +126,15 @@ inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t
   return plan;
 }
 
-/// Outputs whose partial sums fit the workspace, in whole tiles of 128.
-inline int64_t gradient_slab(int64_t out, int64_t columns, int64_t shares, int64_t workspace_bytes) {
-  const int64_t fits = workspace_bytes / (shares * columns * int64_t(sizeof(float))) / 128 * 128;
-  return std::min(out, std::max<int64_t>(fits, 128));
+struct GradientSlab {
+  int64_t outs, taps;
+};
+/// The part of a gradient whose partial sums fit the workspace: all taps of as many tiles of 128 outputs as possible, else
+/// one tile and as many taps, one at least.
+inline GradientSlab gradient_slab(int64_t out, int64_t taps, int64_t in, int64_t shares, int64_t workspace_bytes) {
+  const int64_t tap_bytes = shares * in * int64_t(sizeof(float)), fits = workspace_bytes / (tap_bytes * taps) / 128 * 128;
+  if (fits >= 128 || out <= 128) return {std::min(out, std::max<int64_t>(fits, 128)), taps};
+  return {128, std::clamp<int64_t>(workspace_bytes / (tap_bytes * 128), 1, taps)};
 }
 
 }  // namespace df::gemm

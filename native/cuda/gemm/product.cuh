@@ -14,7 +14,7 @@ template <class T> struct Product {
   Rows<const T> residual;     // data null: none; may be y
   Rows<T> y;
   float scale;
-  int rows;                   // of y: images * out_height * out_width
+  int first_row, rows;        // of y, [first_row, rows); all of it: images * out_height * out_width
   int out, in, padded_in, taps, kernel_w;
   int height, width, out_height, out_width, stride, padding;
 };
@@ -43,7 +43,9 @@ template <class T> GPU_FN float finish(const Product<T>& p, int column, float ac
 
 /// Whether y and the residual may be accessed two values at a time.
 template <class T> bool in_pairs(const Product<T>& p) {
-  const auto even = [](const auto& r) { return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 4 == 0 && r.stride % 2 == 0); };
+  const auto even = [](const auto& r) {
+    return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 4 == 0 && r.stride % 2 == 0);
+  };
   return even(p.y) && even(p.residual);
 }
 /// Finishes and stores outputs n (even, below p.out) and n + 1 of row m. 16-bit types.
@@ -59,7 +61,12 @@ template <class T> GPU_FN void store_pair(const Product<T>& p, bool paired, int 
   if (n + 1 < p.out) to[1] = gpu::from_float<T>(finish(p, n + 1, v1, residual_at(p, m, n + 1)));
 }
 
-/// Partial sums of the blocks that share a tile, and the tickets by which they meet; none for one split.
+/// Bounds of what one product keeps besides: partial sums, and int8 weights widened. Emulated: so little that tests need
+/// several launches.
+constexpr int64_t kSplitWorkspace = GPU_EMULATED ? 256 << 10 : 16 << 20;
+constexpr int64_t kWidenedWorkspace = GPU_EMULATED ? 4 << 10 : 16 << 20;
+
+/// Partial sums of the blocks that share a tile, and the tickets by which they meet (left zero); none for one split.
 class SplitScratch {
  public:
   SplitScratch(int64_t tiles, int64_t splits, int64_t tile_values, Device device) {
