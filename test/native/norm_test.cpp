@@ -193,6 +193,7 @@ const Registration norms([](Suite& suite) {
     add_group_norm(suite, {dtype, 3, 3, 3, 6, 32, Layout::Dense, true, Activation::Gelu, 0, true});
     add_group_norm(suite, {dtype, 2, 3, 3, 6, 32, Layout::Dense, false, Activation::None, 0, false, 4, 4e-3});
     add_group_norm(suite, {dtype, 2, 9, 11, 10, 32, Layout::Aligned, true, Activation::Gelu, 10});
+    add_group_norm(suite, {dtype, 3, 3, 3, 6, 32, Layout::Aligned, true, Activation::Gelu, 0, true});
     add_group_norm(suite, {dtype, 1, 130, 128, 4});  // the most slabs of pixels
     for (bool rms : {false, true}) {
       for (int64_t channels : {1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 129, 768, 4096}) {
