@@ -87,7 +87,8 @@ void add(Suite& suite, const AttentionCase& c) {
       std::vector<int32_t> kept(size_t(c.batch * total));
       for (int64_t b = 0; b < c.batch; b++)
         for (int64_t j = 0; j < total; j++)
-          kept[size_t(b * total + (c.late ? total - 1 - j : j))] = j <= (b + 1) * total / 3 || j == total - 1 - b;
+          kept[size_t(b * total + (c.late ? total - 1 - j : j))] =
+              j <= (b + 1) * total / 3 || (!c.late && j == total - 1 - b);
       p.mask = ints({c.batch, total}, kept);
       if (c.poison == Poison::Ignored) ignore_nan(p, kept, total);
     }
