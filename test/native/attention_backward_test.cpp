@@ -210,7 +210,7 @@ void add(Suite& suite, const AttentionCase& c) {
     const Inputs in = make_inputs(random, c), values = exact_inputs(in);
     BackwardCall call;
     call.dtype = c.dtype;
-    call.vectors = c.dtype == DType::BF16 && c.width == 64;
+    call.vectors = c.dtype == DType::BF16 && c.layout == Layout::Aligned;
     call.results = {{"dq", in.q.shape()}};
     for (size_t i = 0; i < c.keys.size(); i++) {
       call.results.push_back({"dkey" + std::to_string(i), in.p.segments[i].key.shape()});

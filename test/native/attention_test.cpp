@@ -96,7 +96,7 @@ void add(Suite& suite, const AttentionCase& c) {
     OpCall call;
     call.shape = q.shape();
     call.dtype = c.dtype;
-    call.product = call.vectors = c.dtype == DType::BF16 && c.width == 64;
+    call.product = call.vectors = c.dtype == DType::BF16 && c.layout == Layout::Aligned;
     call.run = [=](Backend& backend, Tensor& y) { backend.attention(y, q, p); };
     call.op = [=](Device device) {
       AttentionParams moved = p;
