@@ -30,6 +30,10 @@ enum class Layout {
 const char* layout_name(Layout layout);
 /// Another one: for a second input whose strides should differ.
 inline Layout other(Layout layout) { return layout == Layout::Dense ? Layout::Strided : Layout::Dense; }
+/// The same among those with rows of 16-byte vectors, if `vectors`.
+inline Layout other(Layout layout, bool vectors) {
+  return !vectors ? other(layout) : layout == Layout::Dense ? Layout::Aligned : Layout::Dense;
+}
 
 /// A tensor whose surroundings (between and around the rows) hold NaN, so that what reads them shows it.
 Tensor guarded(const Shape& shape, DType dtype, Layout layout);
