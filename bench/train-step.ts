@@ -24,7 +24,7 @@ export async function trainStep(options: TrainStepOptions): Promise<{ what: Reco
   const unet = parseUNetConfig(await componentConfig(config, 'unet'), config);
   const size = options.size ?? unet.sampleSize ?? 64;
   const trainerOptions = { dtype, precision, checkpointing, ema };
-  const plan = await addon.planTrainer(JSON.stringify(unet), null, trainerOptions, batch, size, size, PROMPT_TOKENS);
+  const plan = await addon.planTrainer(JSON.stringify(unet), null, trainerOptions, batch, size, size, PROMPT_TOKENS, device);
   const trainer = await addon.trainerCreate(JSON.stringify(unet), null, device, trainerOptions);
   await addon.trainerInitialise(trainer, 0n);
   const upscales = unet.classEmbedType === 'timestep';

@@ -139,6 +139,10 @@ export interface Addon {
 
   cpuInfo(): { isa: string; supported: string[]; cores: number };
   cudaInfo(): { built: boolean; devices: { name: string; memory: number }[]; reason: string };
+  /** Throws NOT_BUILT when the device cannot be used here. */
+  checkDevice(device: string): void;
+  /** Bytes that tensors can still take on a cuda device. */
+  deviceMemory(device: string): number;
   /** Threads of a device's queue; 0 = available cores. Throws while the queue has commands. */
   setThreads(device: string, threads: number): void;
   getThreads(device: string): number;
@@ -187,7 +191,7 @@ export interface Addon {
   unetPrepare(unet: UNetHandle, text: TensorHandle, pooledText: TensorHandle | null, cancel?: CancelToken | null): Promise<ConditioningHandle>;
   /** x (B, H, W, C) float32 → (B, H, W, out_channels) float32. */
   unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): Promise<MemoryPlan>;
+  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device: string): Promise<MemoryPlan>;
 
   /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
   t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
@@ -196,12 +200,12 @@ export interface Addon {
   t5Info(t5: T5Handle): { parameters: number; weightBytes: number };
   /** ids, mask: batch × T int32 → (B, T, d_model) float32. */
   t5Forward(t5: T5Handle, ids: Int32Array, mask: Int32Array, batch: number, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planT5(config: string, dtype: DType, int8Weights: boolean, batch: number, tokens: number): Promise<MemoryPlan>;
+  planT5(config: string, dtype: DType, int8Weights: boolean, batch: number, tokens: number, device: string): Promise<MemoryPlan>;
 
   /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
-  benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number): Promise<number[]>;
+  benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number, device: string): Promise<number[]>;
   /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `precision` as in a UNet. */
-  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, precision: Precision, runs: number): Promise<number[]>;
+  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, precision: Precision, runs: number, device: string): Promise<number[]>;
   /**
    * Writes random weights of a whole model, for benchmarks, tensor by tensor: PREFIX.safetensors, or
    * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.
@@ -230,7 +234,7 @@ export interface Addon {
   trainerUnet(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<UNetHandle>;
   trainerT5(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<T5Handle>;
   /** Parameters, gradients, moments and EMA as weightBytes; the rest of one micro-batch as activationBytes. */
-  planTrainer(unetConfig: string, t5Config: string | null, options: TrainerOptions, batch: number, height: number, width: number, tokens: number): Promise<MemoryPlan>;
+  planTrainer(unetConfig: string, t5Config: string | null, options: TrainerOptions, batch: number, height: number, width: number, tokens: number, device: string): Promise<MemoryPlan>;
 
   /**
    * Antialiased resize of interleaved 8-bit pixels as Pillow's Image.resize computes it (separable, support scaled by the
@@ -253,7 +257,7 @@ export interface Addon {
   }, cancel?: CancelToken | null): Promise<{ x: TensorHandle; x0: TensorHandle; flops: number }>;
 }
 
-const ABI = 3;
+const ABI = 4;
 
 function loadAddon(): Addon {
   const require = createRequire(import.meta.url);

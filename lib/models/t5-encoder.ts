@@ -53,8 +53,8 @@ export class T5Encoder {
     return new T5Encoder(await addon.t5Create(JSON.stringify(config), options.dtype, options.device, options.int8Weights ?? false), config);
   }
 
-  static plan(config: T5Config, dtype: DType, int8Weights: boolean, batch: number, tokens: number): Promise<MemoryPlan> {
-    return addon.planT5(JSON.stringify(config), dtype, int8Weights, batch, tokens);
+  static plan(config: T5Config, dtype: DType, int8Weights: boolean, batch: number, tokens: number, device = 'cpu'): Promise<MemoryPlan> {
+    return addon.planT5(JSON.stringify(config), dtype, int8Weights, batch, tokens, device);
   }
 
   get info(): { parameters: number; weightBytes: number } {

@@ -58,8 +58,8 @@ export class UNet {
   }
 
   /** What one step of `batch` pictures needs, before anything is loaded. `guided` doubles the batch. */
-  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): Promise<MemoryPlan> {
-    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, precision);
+  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): Promise<MemoryPlan> {
+    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, precision, device);
   }
 
   get info(): { parameters: number; weightBytes: number } {

@@ -9,7 +9,7 @@ import { defaultCacheDir, encodePrompts, PROMPT_TOKENS, type PromptEmbedding, ty
 import { Tensor, type Images } from '../tensor.js';
 import { nearestName } from '../suggest.js';
 import { EMBEDDED_FOLDER } from './embedded.js';
-import { checkPlan, planCascade, type CascadePlan } from './memory-plan.js';
+import { availableMemory, checkPlan, isCuda, planCascade, type CascadePlan } from './memory-plan.js';
 import type { OnProgress } from './progress.js';
 import { sampleDefaults, type SampleDefaults } from './sample-defaults.js';
 import { Stage, type StageSettings } from './stage.js';
@@ -22,13 +22,13 @@ export interface CascadeOptions {
   stage3?: string;
   /** Weights of this variant instead of the plain files. */
   variant?: 'fp16' | 'bf16';
-  /** Arithmetic. Left out: f32 where the memory plan allows it, else bf16. */
+  /** Arithmetic. Left out: on the CPU f32 where the memory plan allows it, else bf16. */
   dtype?: DType;
   /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`. */
   t5Dtype?: T5DType;
   /** Of the convolutions. Default: `default`. */
   precision?: Precision;
-  /** `cpu` (default), `cuda`, … */
+  /** `cpu` (default), `cuda`, `cuda:1`, … */
   device?: string;
   /** CPU threads; 0 (default) = the cores that this process may use. */
   threads?: number;
@@ -201,11 +201,12 @@ export class Cascade {
       const t5Dtype = this.t5Dtype ?? dtype;
       const plan = await planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
         stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
-      })), dtype, t5Dtype, this.precision);
-      checkPlan(plan, dtype, t5Dtype);
+      })), dtype, t5Dtype, this.precision, this.device);
+      checkPlan(plan, dtype, t5Dtype, availableMemory(this.device));
       return { plan, dtype };
     };
     if (this.dtype) return checked(this.dtype);
+    if (isCuda(this.device)) return checked('bf16');
     try {
       return await checked('f32');
     } catch (error) {

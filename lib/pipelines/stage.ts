@@ -118,8 +118,8 @@ export class Stage {
   }
 
   /** What sampling needs in memory; nothing is loaded. */
-  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): ReturnType<typeof UNet.plan> {
-    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, precision);
+  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): ReturnType<typeof UNet.plan> {
+    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, precision, device);
   }
 
   /** The network with its weights. */

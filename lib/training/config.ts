@@ -158,7 +158,7 @@ export interface TrainingConfig {
   precision?: Precision;
   /** Compute the blocks again on the way back: less memory for about a third more time. Default: false. */
   gradientCheckpointing?: boolean;
-  /** One replica of the model per device, e.g. ['cpu:0', 'cpu:1']. Default: ['cpu']. */
+  /** One replica of the model per device, all of one type, e.g. ['cuda:0', 'cuda:1']. Default: ['cpu']. */
   devices?: string[];
   /** CPU threads per device; 0 (default): the cores shared among them. */
   threads?: number;

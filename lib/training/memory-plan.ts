@@ -3,7 +3,7 @@ import { addon, type MemoryPlan } from '../addon.js';
 import { IFError } from '../errors.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
 import { UNet } from '../models/unet.js';
-import { ACTIVATION_MARGIN, availableMemory, gigabytes, OVERHEAD_BYTES } from '../pipelines/memory-plan.js';
+import { ACTIVATION_MARGIN, availableMemory, gigabytes, isCuda, OVERHEAD_BYTES } from '../pipelines/memory-plan.js';
 import type { Stage } from '../pipelines/stage.js';
 import { PROMPT_TOKENS } from '../text/prompt-embeddings.js';
 import type { TrainableModel } from './model.js';
@@ -11,6 +11,7 @@ import type { RunConfig } from './run-config.js';
 
 /** What a run needs, before anything is loaded. */
 export interface TrainingPlan {
+  /** Replicas that share one memory: all of the CPU, one on a cuda device. */
   replicas: number;
   /** Of one replica: parameters, gradients, moments, average; and the rest of one micro-batch. */
   training: MemoryPlan;
@@ -29,18 +30,19 @@ export interface TrainingPlan {
  * @param stage1 draws low-resolution pictures of `side` pixels
  */
 export async function planTraining(model: TrainableModel, config: RunConfig, previewPictures: number, stage1: { stage: Stage; side: number } | undefined): Promise<TrainingPlan> {
-  const { size, dtype, precision, microBatch } = config;
+  const { size, dtype, precision, microBatch, devices } = config;
+  const device = devices[0]!;
   const options = { dtype, precision, checkpointing: config.gradientCheckpointing, ema: config.ema !== false };
-  const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, size, size, PROMPT_TOKENS);
+  const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, size, size, PROMPT_TOKENS, device);
   const arithmetic = t5Arithmetic(config.model.textDtype ?? dtype, dtype);
   // parameters, gradients, two moments, and the average; of these all but the gradients are saved
   const copies = options.ema ? 5 : 4;
   return {
-    replicas: config.devices.length,
+    replicas: isCuda(device) ? 1 : devices.length,
     training,
-    encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS),
-    preview: previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, precision) : undefined,
-    lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, precision),
+    encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS, device),
+    preview: previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, precision, device) : undefined,
+    lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, precision, device),
     checkpointBytes: (training.weightBytes * (copies - 1)) / copies,
   };
 }
@@ -54,11 +56,16 @@ export function peakBytes({ replicas, training, encoding, preview, lowRes }: Tra
   return OVERHEAD_BYTES + Math.max(steps, phaseBytes(encoding));
 }
 
+/** Bytes that every one of these devices has left. */
+export function leastMemory(devices: readonly string[]): number {
+  return Math.min(...devices.map((device) => availableMemory(device)));
+}
+
 /**
  * @param available bytes that may be taken
  * @throws IFError `OUT_OF_MEMORY` with the numbers and what would help
  */
-export function checkTrainingPlan(plan: TrainingPlan, config: RunConfig, available = availableMemory()): void {
+export function checkTrainingPlan(plan: TrainingPlan, config: RunConfig, available = leastMemory(config.devices)): void {
   const needed = peakBytes(plan);
   if (needed <= available) return;
   const { replicas, training } = plan;
@@ -72,7 +79,7 @@ function remedies(config: RunConfig, { replicas, training, preview }: TrainingPl
     ...(phaseBytes(preview) > replicas * ACTIVATION_MARGIN * training.activationBytes ? ['previews: false'] : []),
     ...(config.gradientCheckpointing ? [] : ['set gradientCheckpointing: true']),
     ...(config.microBatch > 1 ? ['a smaller microBatch'] : []),
-    ...(config.devices.length > 1 ? ['fewer devices'] : []),
+    ...(replicas > 1 ? ['fewer devices'] : []),
     ...(config.ema ? ['ema: false'] : []),
     'or train a smaller model',
   ];

@@ -8,13 +8,13 @@ import { addon } from '../addon.js';
 import { DDPMScheduler } from '../diffusion/ddpm.js';
 import { IFError } from '../errors.js';
 import { checkWritable, ioError, writeFileAtomic } from '../files.js';
-import { availableMemory, gigabytes } from '../pipelines/memory-plan.js';
+import { gigabytes } from '../pipelines/memory-plan.js';
 import { StatelessRandom } from '../stateless-random.js';
 import { Checkpoints, type Checkpoint } from './checkpoint.js';
 import type { OnTrainingEvent } from './events.js';
 import { pipelineTexts, trainedScheduler, type PipelineTexts } from './export.js';
 import type { LoaderSource } from './loader.js';
-import { checkDiskSpace, checkTrainingPlan, peakBytes, planTraining, type TrainingPlan } from './memory-plan.js';
+import { checkDiskSpace, checkTrainingPlan, leastMemory, peakBytes, planTraining, type TrainingPlan } from './memory-plan.js';
 import { openModel, type TrainableModel } from './model.js';
 import { PREVIEW_BATCH, type PreviewItem } from './preview.js';
 import type { ResolvedConfig } from './resolve-config.js';
@@ -99,7 +99,7 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
       if (part) onEvent({ type: 'plan', component, weightBytes: part.weightBytes, activationBytes: part.activationBytes });
     }
     checkTrainingPlan(plan, config);
-    onEvent({ type: 'status', message: `memory: about ${gigabytes(peakBytes(plan))} of the ${gigabytes(availableMemory())} that are available` });
+    onEvent({ type: 'status', message: `memory: about ${gigabytes(peakBytes(plan))} of the ${gigabytes(leastMemory(config.devices))} that are available` });
     await checkDiskSpace(plan, config.out, onWarning, config.checkpoints.keep);
     await writeFileAtomic(path.join(config.out, 'training_config.json'), `${JSON.stringify(config, null, 2)}\n`);
     const scheduler = DDPMScheduler.fromConfig(trainedScheduler(model.schedulerJson, config.objective), `${model.folder.scheduler}/scheduler_config.json`);
@@ -122,6 +122,7 @@ function dataContext({ cacheDir, onEvent }: SetupOptions): DataContext {
 function useDevices({ devices, threads }: ResolvedConfig): string[] {
   const names = devices.map(resolveDevice);
   if (new Set(names).size !== names.length) throw new IFError('INVALID_ARGUMENT', `devices: expected each once, got ${devices.join(', ')}`);
+  if (new Set(names.map((name) => name.split(':')[0])).size > 1) throw new IFError('INVALID_ARGUMENT', `devices: expected all of one type, got ${devices.join(', ')}`);
   const each = threads > 0 || names.length === 1 ? threads : Math.max(1, Math.floor(addon.cpuInfo().cores / names.length));
   for (const name of names) setThreads(name, each);
   return names;

@@ -160,12 +160,11 @@ Tensor to_signed(const Tensor& pixels, Device device) {
   return device == kCpu ? t : ops::to_device(t, device);
 }
 
-// On the queue's thread: everything on the device of the trainer.
+// On the queue's thread: pictures and text on the device of the trainer.
 MicroBatch on_device(MicroBatch b, Device device) {
   b.images = to_signed(b.images, device);
   if (b.low_res.defined()) b.low_res = to_signed(b.low_res, device);
-  for (Tensor* t : {&b.text, &b.ids, &b.mask})
-    if (t->defined() && t->device() != device) *t = ops::to_device(*t, device);
+  if (b.text.defined() && b.text.device() != device) b.text = ops::to_device(b.text, device);
   return b;
 }
 
@@ -355,7 +354,7 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   });
 }
 
-// planTrainer(unetConfig, t5Config | null, options, batch, height, width, tokens):
+// planTrainer(unetConfig, t5Config | null, options, batch, height, width, tokens, device):
 // Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan(const Napi::CallbackInfo& info) {
   const UNetConfig unet = UNetConfig::from_json(read_string(info[0], "unetConfig"));
@@ -363,8 +362,9 @@ Napi::Value plan(const Napi::CallbackInfo& info) {
   const TrainerOptions options = read_options(info[2]);
   const int64_t batch = read_integer(info[3], "batch", 1, 1 << 16), height = read_integer(info[4], "height", 1, 1 << 14),
                 width = read_integer(info[5], "width", 1, 1 << 14), tokens = read_integer(info[6], "tokens", 1, 1 << 16);
+  const Device meta = read_planned_device(info[7], "device");
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan p = plan_trainer(unet, t5, options, batch, height, width, tokens);
+    const MemoryPlan p = plan_trainer(unet, t5, options, batch, height, width, tokens, meta);
     return [p](Napi::Env env) { return plan_object(env, p); };
   });
 }

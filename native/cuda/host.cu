@@ -1,28 +1,48 @@
 #include "cuda/gpu/host.cuh"
 
-#include <map>
+#include <array>
+#include <atomic>
 #include <mutex>
+
+#include "cuda/device.h"
+#include "cuda/stream_scope.h"
 
 namespace gpu {
 
 void check(cudaError_t status) {
   if (status == cudaSuccess) return;
   (void)cudaGetLastError();
-  df::fail(status == cudaErrorMemoryAllocation ? df::ErrorCode::OutOfMemory : df::ErrorCode::Internal, "cuda: %s",
-           cudaGetErrorString(status));
+  // what a kernel did wrong is reported by every later call, in every context of the device
+  const bool lost = status != cudaErrorMemoryAllocation && cudaFree(nullptr) != cudaSuccess;
+  (void)cudaGetLastError();
+  df::fail(status == cudaErrorMemoryAllocation ? df::ErrorCode::OutOfMemory : df::ErrorCode::Internal, "%s",
+           df::cuda_failure(cudaGetErrorString(status), lost).c_str());
 }
 
 }  // namespace gpu
 
 namespace df::cuda {
+namespace {
+thread_local gpu::Stream scoped = nullptr;
+thread_local int scoped_device = -1;
+}  // namespace
+
+StreamScope::StreamScope(Device device, cudaStream_t stream) { scoped = stream, scoped_device = device.index; }
+StreamScope::~StreamScope() { scoped = nullptr, scoped_device = -1; }
 
 gpu::Stream stream(Device device) {
+  static std::array<std::atomic<gpu::Stream>, 64> streams;
   static std::mutex mutex;
-  static auto* streams = new std::map<int, gpu::Stream>();
   gpu::check(cudaSetDevice(device.index));
+  if (device.index == scoped_device) return scoped;
+  std::atomic<gpu::Stream>& known = streams.at(size_t(device.index));
+  if (gpu::Stream s = known.load(std::memory_order_acquire)) return s;
   std::lock_guard<std::mutex> lock(mutex);
-  gpu::Stream& s = (*streams)[device.index];
-  if (!s) gpu::check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  gpu::Stream s = known.load(std::memory_order_acquire);
+  if (!s) {
+    gpu::check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    known.store(s, std::memory_order_release);
+  }
   return s;
 }
 

@@ -1,6 +1,7 @@
 #include "nn/parameters.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/error.h"
 #include "core/execution.h"
@@ -152,7 +153,7 @@ double ParameterStore::check_source(const StateSource& source, std::unordered_ma
   return bytes;
 }
 
-// The parts of one parameter as one tensor in the engine's layout, on the device of the model.
+// The parts of one parameter as one tensor in the engine's layout.
 Tensor ParameterStore::join(const Parameter& p, const std::vector<Tensor>& parts,
                             std::vector<std::string>& not_finite) const {
   // int8 is rounded from what the file holds
@@ -173,7 +174,7 @@ Tensor ParameterStore::join(const Parameter& p, const std::vector<Tensor>& parts
     all.set(0, shape[0] * int64_t(parts.size()));
     plain = stacked.reshape(all);
   }
-  return plain.device() == device_ ? plain : ops::to_device(plain, device_);
+  return plain;
 }
 
 void ParameterStore::keep(Parameter& p, const Tensor& plain) const {
@@ -206,9 +207,13 @@ void ParameterStore::read_source(StateSource& source, const LoadProgress& progre
       }
     std::vector<Tensor> parts;
     for (const std::string& name : p.names) {
-      // the meta device has no values
-      parts.push_back(device_.type == DeviceType::Meta ? Tensor::empty(p.shape, p.dtype, device_)
-                                                       : source.read(source_name(name, present)));
+      if (device_.type == DeviceType::Meta) {  // has no values
+        parts.push_back(Tensor::empty(p.shape, p.dtype, device_));
+      } else {
+        const Tensor part = source.read(source_name(name, present));
+        // converted, checked and packed where it is needed
+        parts.push_back(device_.type == DeviceType::Cpu ? part : ops::to_device(part, device_));
+      }
       done += file_bytes(source.describe(source_name(name, present)));
     }
     store(index, join(p, parts, not_finite));
@@ -224,6 +229,8 @@ void ParameterStore::read_source(StateSource& source, const LoadProgress& progre
 }
 
 void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
+  static std::atomic<uint64_t> loads{0};
+  version_ = ++loads;
   clear();
   try {
     read_source(source, progress, [&](size_t index, const Tensor& plain) { keep(parameters_[index], plain); });

@@ -81,6 +81,8 @@ class ParameterStore {
   /// Bytes of the packed weights and the rest; before `load`, without the padding that packing may add.
   size_t bytes() const;
 
+  /// Another number after every `load`, never used again in this process.
+  uint64_t version() const { return version_; }
   DType dtype() const { return dtype_; }
   Precision precision() const { return options_.precision; }
   bool trainable() const { return options_.trainable; }
@@ -103,6 +105,7 @@ class ParameterStore {
   Device device_;
   WeightOptions options_;
   bool loaded_ = false;
+  uint64_t version_ = 0;
   std::deque<Parameter> parameters_;                                        // a deque: pointers stay valid
   std::unordered_map<std::string, std::pair<size_t, int64_t>> index_;       // name → parameter, part
   std::unordered_map<std::string, std::string> alias_;                      // other → declared name

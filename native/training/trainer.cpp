@@ -1,11 +1,9 @@
 #include "training/trainer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "core/error.h"
-#include "core/parallel.h"
 #include "ops/backend.h"
 #include "ops/ops.h"
 #include "training/initial_source.h"
@@ -17,13 +15,6 @@ long long ll(int64_t v) { return static_cast<long long>(v); }
 
 // Of a picture; stages II and III read the low-resolution picture beside it.
 int64_t image_channels(const UNetConfig& c) { return c.class_embed ? c.in_channels / 2 : c.in_channels; }
-
-void zero(const Tensor& t) {
-  if (t.device().type == DeviceType::Meta) return;
-  char* data = static_cast<char*>(t.raw());
-  parallel_ranges(int64_t(t.bytes()), 4 << 20,
-                  [&](int64_t begin, int64_t end) { std::memset(data + begin, 0, size_t(end - begin)); });
-}
 
 // A float32 vector of one value per sample, on `device`.
 template <class F> Tensor per_sample(const MicroBatch& batch, Device device, const F& value) {
@@ -138,7 +129,7 @@ void Trainer::check_batch(const MicroBatch& b) const {
   const auto is_image = [&](const Tensor& t) {
     return t.defined() && t.shape().rank() == 4 && t.dim(0) == batch && t.dim(3) == channels && t.dtype() == DType::F32;
   };
-  for (const Tensor* t : {&b.images, &b.low_res, &b.text, &b.ids, &b.mask})
+  for (const Tensor* t : {&b.images, &b.low_res, &b.text})
     DF_CHECK(!t->defined() || t->device() == device_, "trainer: a batch must be on %s, got %s", device_.str().c_str(),
              t->device().str().c_str());
   for (const TrainingSample& s : b.samples)
@@ -251,7 +242,7 @@ Tensor Trainer::evaluate(const MicroBatch& batch, bool use_ema) {
 
 void Trainer::zero_gradients() {
   for (const TrainedModel* m : models())
-    for (const Tensor& g : m->gradients) zero(g);
+    for (const Tensor& g : m->gradients) set_zero(g);
 }
 
 OptimizerResult Trainer::step(const OptimizerStep& p) {
@@ -289,24 +280,24 @@ void reduce_gradients(const std::vector<Trainer*>& replicas) {
     std::vector<Tensor> terms;
     for (const auto& g : gradients) terms.push_back(g[i]);
     ops::add_terms(terms);
-    for (size_t r = 1; r < terms.size(); r++) backend_for(terms[r].device()).copy(terms[r], terms[0]);
+    for (size_t r = 1; r < terms.size(); r++) transfer(terms[r], terms[0]);
   }
 }
 
 MemoryPlan plan_trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, const TrainerOptions& options,
-                        int64_t batch, int64_t height, int64_t width, int64_t tokens) {
-  const size_t base = memory_stats(kMeta).current;
-  Trainer trainer(unet, t5, kMeta, options);
+                        int64_t batch, int64_t height, int64_t width, int64_t tokens, Device meta) {
+  const size_t base = memory_stats(meta).current;
+  Trainer trainer(unet, t5, meta, options);
   trainer.initialise(0);
-  return measure_memory(base, [&](WorkCounter&) {
+  return measure_memory(meta, base, [&](WorkCounter&) {
     const int64_t channels = image_channels(unet);
     MicroBatch b;
-    b.images = Tensor::empty({batch, height, width, channels}, DType::F32, kMeta);
+    b.images = Tensor::empty({batch, height, width, channels}, DType::F32, meta);
     if (unet.class_embed)
       b.low_res = Tensor::empty({batch, std::max<int64_t>(height / 4, 1), std::max<int64_t>(width / 4, 1), channels},
-                                DType::F32, kMeta);
-    if (t5) b.ids = b.mask = Tensor::empty({batch, tokens}, DType::I32, kMeta);
-    else b.text = Tensor::empty({batch, tokens, unet.encoder_hid_dim}, DType::F32, kMeta);
+                                DType::F32, meta);
+    if (t5) b.ids = b.mask = Tensor::empty({batch, tokens}, DType::I32, meta);
+    else b.text = Tensor::empty({batch, tokens, unet.encoder_hid_dim}, DType::F32, meta);
     b.samples.resize(size_t(batch));
     trainer.accumulate(b);
   });

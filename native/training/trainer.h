@@ -28,7 +28,7 @@ struct TrainingSample {
   LossSample loss;
 };
 
-/// Tensors are on the device of the trainer.
+/// Tensors are on the device of the trainer, but ids and mask on the CPU.
 struct MicroBatch {
   Tensor images;                   ///< (B, H, W, 3) float32 in [-1, 1]
   Tensor low_res;                  ///< (B, h, w, 3) float32 in [-1, 1], enlarged bilinearly to (H, W); undefined: stage I
@@ -132,8 +132,8 @@ class Trainer {
 void reduce_gradients(const std::vector<Trainer*>& replicas);
 
 /// Parameters, gradients, moments and EMA as weight_bytes, the rest of one micro-batch of `batch` pictures of height ×
-/// width and `tokens` text tokens as activation_bytes, and its flops; from the meta backend.
+/// width and `tokens` text tokens as activation_bytes, and its flops; `meta` as of plan_unet.
 MemoryPlan plan_trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, const TrainerOptions& options,
-                        int64_t batch, int64_t height, int64_t width, int64_t tokens);
+                        int64_t batch, int64_t height, int64_t width, int64_t tokens, Device meta = kMeta);
 
 }  // namespace df

@@ -7,6 +7,8 @@
 #include "cpu/reference/values.h"
 #include "cuda/emulation/backend.h"
 #include "cuda/emulation/runtime.h"
+#include "device_case.h"
+#include "mirror_backend.h"
 
 namespace df::test {
 namespace {
@@ -79,13 +81,29 @@ void check_emulated_cuda(const Prepared& p) {
     emu::Settings& e = emu::settings();
     e.order = s.order, e.async = s.async, e.poison = s.poison;
     const Layout layout = p.call.strided && s.order != emu::Order::Descending ? Layout::Strided : Layout::Dense;
-    const Tensor y = run_on(emulated_cuda_backend(), p.call, layout, 1);
+    // the first schedule on copies of all arguments, as on a device
+    MirrorBackend mirror(emulated_cuda_backend(), {DeviceType::Cpu, 1});
+    const Tensor y = run_on(first.defined() ? emulated_cuda_backend() : mirror, p.call, layout, 1);
     std::string error = mismatch(y, p.want);
     if (!error.empty()) fail_case("%s: %s", s.name, error.c_str());
     if (!first.defined()) first = y;
     // a dense result may take another path, with another order of sums
     if (layout == Layout::Strided || !p.call.strided) error = different_bits(first, y);
     if (!error.empty()) fail_case("%s and %s: %s", schedules[0].name, s.name, error.c_str());
+  }
+}
+
+void check_cuda(const Prepared& p) {
+  need_device(0);
+  MirrorBackend mirror(backend_for(kCuda), kCuda);
+  for (const Layout layout : {Layout::Strided, Layout::Dense}) {
+    if (layout == Layout::Strided && !p.call.strided) continue;
+    const char* name = layout == Layout::Strided ? "strided" : "dense";
+    const Tensor y = run_on(mirror, p.call, layout, 1);
+    std::string error = mismatch(y, p.want);
+    if (!error.empty()) fail_case("%s: %s", name, error.c_str());
+    error = different_bits(y, run_on(mirror, p.call, layout, 1));
+    if (!error.empty()) fail_case("%s, twice: %s", name, error.c_str());
   }
 }
 
@@ -115,6 +133,7 @@ void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Ran
   for (const CpuIsa& isa : cpu_isas())
     suite.add(name + " isa=" + isa.name, [=] { check_backend(isa, prepare(name, make)); });
   suite.add(name + " isa=cuda-emulated", [=] { check_emulated_cuda(prepare(name, make)); });
+  suite.add(name + " isa=cuda:0", [=] { check_cuda(prepare(name, make)); });
   suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
 }
 

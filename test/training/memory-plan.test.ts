@@ -11,7 +11,7 @@ const MACHINE = 24e9;
 
 async function plan(name: string, { batch = 1, checkpointing = false, ema = true, replicas = 1 } = {}): Promise<TrainingPlan> {
   const unet = parseUNetConfig(configs[name], name);
-  const training = await addon.planTrainer(JSON.stringify(unet), null, { dtype: 'bf16', precision: 'default', checkpointing, ema }, batch, unet.sampleSize!, unet.sampleSize!, 77);
+  const training = await addon.planTrainer(JSON.stringify(unet), null, { dtype: 'bf16', precision: 'default', checkpointing, ema }, batch, unet.sampleSize!, unet.sampleSize!, 77, 'cpu');
   return { replicas, training, encoding: undefined, preview: undefined, lowRes: undefined, checkpointBytes: 0 };
 }
 const config = (values: Partial<RunConfig>): RunConfig => ({ microBatch: 1, devices: ['cpu:0'], ema: { decay: 0.9999 }, gradientCheckpointing: false, ...values }) as RunConfig;

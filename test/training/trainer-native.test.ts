@@ -185,7 +185,7 @@ describe('what is refused', () => {
   test('a plan is larger with moments and smaller with checkpointing', async () => {
     const config = await unetConfig('tiny-if-I');
     const plan = (checkpointing: boolean): Promise<{ weightBytes: number; activationBytes: number; flops: number }> =>
-      addon.planTrainer(config, null, { ...OPTIONS, checkpointing }, 2, 64, 64, 77);
+      addon.planTrainer(config, null, { ...OPTIONS, checkpointing }, 2, 64, 64, 77, 'cpu');
     const [kept, computedAgain] = [await plan(false), await plan(true)];
     const trainer = await addon.trainerCreate(config, null, DEVICE, OPTIONS);
     expect(kept.weightBytes).toBe(addon.trainerInfo(trainer).bytes);

@@ -292,6 +292,7 @@ void launch(const char* name, Index3 extent, Index3 threads, size_t dynamic_byte
     throw Fault(std::string(name) + ": " + std::to_string(dynamic_bytes) + " bytes of shared memory asked for, limit " +
                 std::to_string(settings().shared_limit));
   Quiet quiet;
+  const DeviceMemoryAccess access;
   Grid g;
   g.extent = extent, g.threads = threads, g.body = &body, g.random = settings().seed;
   grid = &g;

@@ -57,8 +57,11 @@ GPU_FN Layout& dynamic_shared() {
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, Stream, A&&... args) {
   // Arguments are copied before the first thread runs, as a launch does.
-  std::tuple<P...> copy(std::forward<A>(args)...);
-  emu::launch("kernel", grid, block, shared_bytes, [&] { std::apply(kernel, copy); });
+  auto once = [=, copy = std::tuple<P...>(std::forward<A>(args)...)] {
+    emu::launch("kernel", grid, block, shared_bytes, [&] { std::apply(kernel, copy); });
+  };
+  if (auto* recording = emu::settings().recording) recording->push_back(std::move(once));
+  else once();
 }
 #else
 /// Throws the df::Error of a CUDA status that is not success (host.cu).
