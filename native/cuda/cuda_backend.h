@@ -10,7 +10,10 @@ namespace df::IF_CUDA_NAMESPACE {
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(ProductCore products = default_product_core()) : products_(products) {}
-  const char* name() const override { return GPU_EMULATED ? "cuda/emulated" : "cuda"; }
+  const char* name() const override {
+    constexpr const char* emulated[] = {"cuda/emulated", "cuda/emulated/mma", "cuda/emulated/wgmma"};
+    return GPU_EMULATED ? emulated[int(products_)] : "cuda";
+  }
 
   // weights.cu
     Weight pack(const Tensor& plain, DType dtype) override;

@@ -52,6 +52,13 @@ int multiprocessors(Device device) {
   return count;
 }
 
+bool has_wgmma(Device device) {
+  int major = 0, minor = 0;
+  gpu::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index));
+  gpu::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index));
+  return major == 9 && minor == 0;
+}
+
 void set_zero(void* device, size_t bytes, gpu::Stream stream) {
   if (bytes) gpu::check(cudaMemsetAsync(device, 0, bytes, stream));
 }

@@ -103,11 +103,12 @@ template <class T> void multiply_plain(const Product<T>& p, gpu::Stream s) {
 template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w, int item_rows, ProductCore core) {
   if (p.rows == 0) return;
   if constexpr (sizeof(T) == 2) {
-    if (core == ProductCore::Mma) {
+    if (core != ProductCore::Simt) {
       const Tensor wide_x = aligned_rows(x), wide_w = w.int8() ? widened(w) : w.data;
       p.x = rows<const T>(wide_x);
       p.w = wide_w.raw();
       p.in = p.padded_in;
+      if (core == ProductCore::Wgmma && p.stride == 1 && has_wgmma(x.device())) return multiply_wgmma(p, item_rows, x.device());
       return multiply_mma(p, item_rows, x.device());
     }
   }
@@ -121,8 +122,9 @@ ProductCore default_product_core() {
   static const ProductCore core = [] {
     const char* name = std::getenv("IF_CUDA_PRODUCTS");
     if (!name || !std::strcmp(name, "simt")) return ProductCore::Simt;
-    DF_CHECK(!std::strcmp(name, "mma"), "IF_CUDA_PRODUCTS must be simt or mma, got %s", name);
-    return ProductCore::Mma;
+    if (!std::strcmp(name, "mma")) return ProductCore::Mma;
+    DF_CHECK(!std::strcmp(name, "wgmma"), "IF_CUDA_PRODUCTS must be simt, mma or wgmma, got %s", name);
+    return ProductCore::Wgmma;
   }();
   return core;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/gemm/layout.h"
 #include "cuda/gemm/plan.h"
 #include "cuda/gemm/weight_gradient.cuh"
 
@@ -108,10 +109,18 @@ template <class T> __global__ void __launch_bounds__(kThreads, 4) weight_gradien
     }
 }
 
-template <class T> void run_plain(const WeightGradient<T>& p, gpu::Stream s) {
+template <class T> void sum_plain(const WeightGradient<T>& p, gpu::Stream s) {
   const int64_t columns = (int64_t(p.taps) * p.in + kTile - 1) / kTile;
   gpu::launch(weight_gradient_kernel<T>, dim3(blocks_for(columns * p.shares, 1), unsigned((p.outs + kTile - 1) / kTile)),
               dim3(kThreads), sizeof(Shared), s, p);
+}
+
+template <class T> void sum(const WeightGradient<T>& p, ProductCore core, Device device) {
+  if constexpr (sizeof(T) == 2) {
+    if (core == ProductCore::Wgmma && has_wgmma(device)) return sum_wgmma(p, device);
+    if (core != ProductCore::Simt) return sum_mma(p, stream(device));
+  }
+  sum_plain(p, stream(device));
 }
 
 // ---- biases
@@ -154,12 +163,16 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
   const gpu::Stream s = stream(x.device());
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
+    const bool mma = sizeof(T) == 2 && products_ != ProductCore::Simt;
+    const Tensor wide_x = mma ? aligned_rows(x) : x, wide_dy = mma ? aligned_rows(dy) : dy;
     WeightGradient<T> p{};
-    p.x = rows<const T>(x);
-    p.dy = rows<const T>(dy);
+    p.x = rows<const T>(wide_x);
+    p.dy = rows<const T>(wide_dy);
     p.items = int(items_of(x));
     p.in = int(dw.dim(-1));
     p.out = int(dw.dim(0));
+    p.x_in = int(wide_x.shape()[-1]);
+    p.dy_out = int(wide_dy.shape()[-1]);
     p.scale = scale;
     p.height = p.out_height = int(x.rows() / p.items);
     p.width = p.out_width = p.taps = p.kernel_w = 1;
@@ -174,7 +187,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
     }
     const int64_t pairs = (p.items + 1) / 2, columns = int64_t(p.taps) * p.in;
     const gemm::GradientPlan plan = gemm::plan_weight_gradient(int64_t(p.out_height) * p.out_width, p.out, columns,
-                                                   multiprocessors(x.device()));
+                                                               mma ? kGradientTile : kTile, multiprocessors(x.device()));
     p.pieces = int(plan.pieces);
     p.piece_rows = int(plan.piece_rows);
     p.shares = int(pairs * plan.pieces);
@@ -182,7 +195,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
       p.outs = p.out;
       p.target = dw.data<float>();
       p.add = true;
-      run_plain(p, s);
+      sum(p, products_, x.device());
       return;
     }
     // slabs of outputs, so that the partial sums stay small; they are used one after the other
@@ -192,7 +205,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
       p.first_out = int(first);
       p.outs = int(std::min<int64_t>(slab, p.out - first));
       p.target = partial.data<float>();
-      run_plain(p, s);
+      sum(p, products_, x.device());
       add_partial_gradients(dw.data<float>() + first * columns, p.target, p.outs * columns, pairs, p.pieces, s);
     }
   });

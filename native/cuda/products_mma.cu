@@ -122,35 +122,17 @@ __global__ void __launch_bounds__(Shape::threads, 1) product_kernel(Product<T> p
   }
   fragment.for_each_pair(acc, [&](int row, int column, int, float v0, float v1) {
     const int m = m0 + row, n = n0 + column;
-    if (m >= p.rows || n >= p.out) return;
-    T* const to = p.y[m] + n;
-    if (paired && n + 1 < p.out) {
-      const float2 r = p.residual.data ? gpu::unpack2<T>(*reinterpret_cast<const uint32_t*>(p.residual[m] + n)) : float2{0, 0};
-      *reinterpret_cast<uint32_t*>(to) = gpu::pack2<T>(finish(p, n, v0, r.x), finish(p, n + 1, v1, r.y));
-      return;
-    }
-    to[0] = gpu::from_float<T>(finish(p, n, v0, residual_at(p, m, n)));
-    if (n + 1 < p.out) to[1] = gpu::from_float<T>(finish(p, n + 1, v1, residual_at(p, m, n + 1)));
+    if (m < p.rows && n < p.out) store_pair(p, paired, m, n, v0, v1);
   });
-}
-
-template <class T> bool in_pairs(const Rows<T>& r) {
-  return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 4 == 0 && r.stride % 2 == 0);
 }
 
 template <class T, class Shape> void run(const Product<T>& p, int splits, Device device) {
   const int64_t rows = gemm::ceil_div(p.rows, Shape::BM), columns = gemm::ceil_div(p.out, Shape::BN), tiles = rows * columns;
-  const gpu::Stream s = stream(device);
-  Tensor partial, tickets;
-  if (splits > 1) {
-    partial = Tensor::empty(df::Shape{tiles * splits * Shape::BM * Shape::BN}, DType::F32, device);
-    tickets = Tensor::empty(df::Shape{tiles}, DType::I32, device);
-    set_zero(tickets.raw(), tickets.bytes(), s);
-  }
-  const Split split{splits, static_cast<float*>(partial.raw()), static_cast<unsigned*>(tickets.raw())};
+  const SplitScratch scratch(tiles, splits, Shape::BM * Shape::BN, device);
+  const Split split{splits, scratch.partial(), scratch.tickets()};
   DF_CHECK(columns <= 65535, "cuda: a product of %d outputs does not fit a grid", p.out);
   gpu::launch(product_kernel<T, Shape>, dim3(unsigned(rows), unsigned(columns), unsigned(splits)), dim3(Shape::threads),
-              sizeof(Shared<T, Shape>), s, p, split, in_pairs(p.y) && in_pairs(p.residual));
+              sizeof(Shared<T, Shape>), stream(device), p, split, in_pairs(p));
 }
 
 }  // namespace

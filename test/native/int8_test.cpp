@@ -146,6 +146,7 @@ void add_linear(Suite& suite, int64_t rows, int64_t in, int64_t out, const Int8C
     OpCall call;
     call.shape = {rows, out};
     call.dtype = c.dtype;
+    call.product = c.dtype == DType::BF16;
     call.run = [=](Backend& backend, Tensor& y) { backend.linear(y, x, backend.pack_int8(w, c.dtype), e); };
     call.op = [=](Device device) {
       return ops::linear(on(x, device), ops::pack_int8(on(w, device), c.dtype),

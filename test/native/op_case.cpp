@@ -66,7 +66,7 @@ void check_backend(const CpuIsa& isa, const Prepared& p) {
 
 // Threads and blocks in other orders, copies in flight as late or as early as allowed, other values in memory that was
 // never written: the bits must be the same.
-void check_emulated_cuda(const Prepared& p) {
+void check_emulated_cuda(Backend& backend, const Prepared& p) {
   struct Schedule {
     const char* name;
     emu::Order order;
@@ -82,14 +82,14 @@ void check_emulated_cuda(const Prepared& p) {
     e.order = s.order, e.async = s.async, e.poison = s.poison;
     const Layout layout = p.call.strided && s.order != emu::Order::Descending ? Layout::Strided : Layout::Dense;
     // the first schedule on copies of all arguments, as on a device
-    MirrorBackend mirror(emulated_cuda_backend(), {DeviceType::Cpu, 1});
-    const Tensor y = run_on(first.defined() ? emulated_cuda_backend() : mirror, p.call, layout, 1);
+    MirrorBackend mirror(backend, {DeviceType::Cpu, 1});
+    const Tensor y = run_on(first.defined() ? backend : mirror, p.call, layout, 1);
     std::string error = mismatch(y, p.want);
-    if (!error.empty()) fail_case("%s: %s", s.name, error.c_str());
+    if (!error.empty()) fail_case("%s: %s: %s", backend.name(), s.name, error.c_str());
     if (!first.defined()) first = y;
     // a dense result may take another path, with another order of sums
     if (layout == Layout::Strided || !p.call.strided) error = different_bits(first, y);
-    if (!error.empty()) fail_case("%s and %s: %s", schedules[0].name, s.name, error.c_str());
+    if (!error.empty()) fail_case("%s: %s and %s: %s", backend.name(), schedules[0].name, s.name, error.c_str());
   }
 }
 
@@ -132,7 +132,13 @@ void check_ops(const Prepared& p) {
 void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make) {
   for (const CpuIsa& isa : cpu_isas())
     suite.add(name + " isa=" + isa.name, [=] { check_backend(isa, prepare(name, make)); });
-  suite.add(name + " isa=cuda-emulated", [=] { check_emulated_cuda(prepare(name, make)); });
+  suite.add(name + " isa=cuda-emulated", [=] {
+    const Prepared& p = prepare(name, make);
+    check_emulated_cuda(emulated_cuda_backend(), p);
+    if (!p.call.product) return;
+    check_emulated_cuda(emulated_cuda_mma_backend(), p);
+    check_emulated_cuda(emulated_cuda_wgmma_backend(), p);
+  });
   suite.add(name + " isa=cuda:0", [=] { check_cuda(prepare(name, make)); });
   suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
 }
@@ -141,6 +147,7 @@ std::vector<KernelBackend> kernel_backends() {
   std::vector<KernelBackend> all;
   for (const CpuIsa& isa : cpu_isas()) all.push_back({isa.name, isa.supported ? &cpu_backend(isa.name) : nullptr});
   all.push_back({"cuda-emulated", &emulated_cuda_backend()});
+  all.push_back({"cuda-emulated-mma", &emulated_cuda_mma_backend()});
   return all;
 }
 

@@ -23,6 +23,8 @@ struct OpCall {
   std::function<Expected()> expected;
   /// Results may be views (false where the contract has contiguous ones only).
   bool strided = true;
+  /// A product or its gradient: the emulated CUDA cases also run with mma.sync and wgmma.
+  bool product = false;
   /// What y holds before the call, rounded to its dtype, when the call adds to it; undefined: NaN.
   Tensor initial = {};
 };

@@ -45,6 +45,7 @@ OpCall weight_gradient(Random& random, const WeightGradientCase& c, const Shape&
   OpCall call;
   call.shape = dw_shape;
   call.strided = false;
+  call.product = c.dtype == DType::BF16;
   call.initial = random_tensor(random, dw_shape, DType::F32, Layout::Dense, low, 1);
   const Tensor initial = call.initial;
   call.run = [=](Backend& backend, Tensor& dw) { backend.weight_gradient(dw, x, dy, p, c.scale); };

@@ -11,4 +11,9 @@ Backend& emulated_cuda_mma_backend() {
   return backend;
 }
 
+Backend& emulated_cuda_wgmma_backend() {
+  static cuda_emulated::CudaBackend backend(cuda_emulated::ProductCore::Wgmma);
+  return backend;
+}
+
 }  // namespace df

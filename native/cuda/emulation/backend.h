@@ -5,7 +5,8 @@
 namespace df {
 
 Backend& emulated_cuda_backend();
-/// The same with mma.sync for products of bf16.
+/// The same with mma.sync and with wgmma for products of bf16.
 Backend& emulated_cuda_mma_backend();
+Backend& emulated_cuda_wgmma_backend();
 
 }  // namespace df

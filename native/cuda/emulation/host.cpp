@@ -8,6 +8,7 @@ namespace df::cuda_emulated {
 
 gpu::Stream stream(Device) { return nullptr; }
 int multiprocessors(Device) { return 4; }
+bool has_wgmma(Device) { return true; }
 void set_zero(void* device, size_t bytes, gpu::Stream stream) {
   if (auto* recording = emu::settings().recording) {
     recording->push_back([=] { set_zero(device, bytes, stream); });

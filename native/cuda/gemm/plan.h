@@ -52,16 +52,72 @@ inline ProductPlan plan_product(int64_t rows, int64_t item_rows, int64_t out, in
   return plan;
 }
 
+// ---- wgmma
+
+/// Output pixels: n images × h rows × w columns, and how many such boxes cover the pictures.
+struct PixelBox {
+  int n = 1, h = 1, w = 128;
+  int tiles_n = 1, tiles_h = 1, tiles_w = 1;
+};
+/// The box of `pixels` pixels, a power of two, that needs the fewest tiles; among equals the widest, then the highest.
+inline PixelBox plan_box(int64_t images, int64_t height, int64_t width, int pixels = 128) {
+  PixelBox best;
+  int64_t fewest = -1;
+  for (int w = pixels; w >= 1; w /= 2)
+    for (int h = pixels / w; h >= 1; h /= 2) {
+      const int n = pixels / (w * h);
+      const int64_t tiles = ceil_div(images, n) * ceil_div(height, h) * ceil_div(width, w);
+      if (fewest >= 0 && tiles >= fewest) continue;
+      fewest = tiles;
+      best = {n, h, w, int(ceil_div(images, n)), int(ceil_div(height, h)), int(ceil_div(width, w))};
+    }
+  return best;
+}
+
+struct WidePlan {
+  int width = 128;  // outputs of a tile
+  int splits = 1;
+};
+/// 176 divides the widths of IF-I-XL (704, 1408, …), 160 those of IF-I-L and IF-II-L (320, 640, …); 64 is for the last
+/// convolution of a model.
+constexpr int kWideTiles[] = {256, 192, 176, 160, 128, 64};
+
+inline double wide_cost(int width, int64_t rows, int64_t out, int64_t steps, int64_t splits, int multiprocessors) {
+  const int64_t blocks = ceil_div(rows, 128) * ceil_div(out, width) * splits;
+  const double traffic = splits > 1 ? 8.0 * double(rows * out * splits) / kMemoryBytesPerClock : 0;
+  // 2048 multiplications per clock, seven eighths of which are reached; narrow tiles wait for the pixels of A
+  return double(ceil_div(blocks, multiprocessors)) * (128.0 * (width + 16) * 64 / 1792 * double(ceil_div(steps, splits)) + 2500) + traffic;
+}
+
+/// As plan_product.
+inline WidePlan plan_wide_product(int64_t rows, int64_t item_rows, int64_t out, int64_t steps, int multiprocessors) {
+  WidePlan plan;
+  double least = 0;
+  for (int width : kWideTiles)
+    for (int splits = 1; splits == 1 || (splits <= kMostSplits && steps >= kLeastSplitSteps * splits); splits++) {
+      const double cost = wide_cost(width, 2 * item_rows, out, steps, splits, multiprocessors);
+      if (least == 0 || cost < least) least = cost, plan.splits = splits;
+    }
+  least = 0;
+  for (int width : kWideTiles) {
+    const double cost = wide_cost(width, rows, out, steps, plan.splits, multiprocessors);
+    if (least == 0 || cost < least) least = cost, plan.width = width;
+  }
+  return plan;
+}
+
+// ---- weight gradients
+
 struct GradientPlan {
   int64_t pieces = 1, piece_rows = 1;
 };
 /// Pieces of the pixels of a pair of items of `item_rows` output pixels: enough blocks for two per multiprocessor, but at
-/// least 512 pixels each.
-inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t columns, int multiprocessors) {
-  const int64_t tiles = ceil_div(out, 64) * ceil_div(columns, 64);
+/// least 512 pixels each. columns: taps · inputs; tile: outputs and columns of one block.
+inline GradientPlan plan_weight_gradient(int64_t item_rows, int64_t out, int64_t columns, int64_t tile, int multiprocessors) {
+  const int64_t tiles = ceil_div(out, tile) * ceil_div(columns, tile);
   const int64_t wanted = ceil_div(2 * multiprocessors, tiles), most = std::max<int64_t>(1, 2 * item_rows / 512);
   GradientPlan plan;
-  plan.piece_rows = ceil_div(ceil_div(2 * item_rows, std::clamp<int64_t>(wanted, 1, most)), 32) * 32;
+  plan.piece_rows = ceil_div(ceil_div(2 * item_rows, std::clamp<int64_t>(wanted, 1, most)), 64) * 64;
   plan.pieces = ceil_div(2 * item_rows, plan.piece_rows);
   return plan;
 }

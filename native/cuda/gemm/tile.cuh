@@ -1,5 +1,6 @@
 // What the mma.sync kernels of products share: tiles of 16-bit operands in shared memory and the warps' places in them.
 #pragma once
+#include "cuda/gpu/host.cuh"
 #include "cuda/gpu/ptx.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {

@@ -14,6 +14,7 @@ template <class T> struct WeightGradient {
   float* target;          // dw itself when there is one share, else the partial sums (shares, outs, taps * in)
   float scale;
   int items, in, out, taps, kernel_w;
+  int x_in, dy_out;  // channels of x and dy with the zeros behind them: multiples of 8 for mma.sync
   int height, width, out_height, out_width, padding;
   int shares, pieces, piece_rows;  // shares: pairs * pieces
   int first_out, outs;             // the slab
@@ -42,7 +43,7 @@ template <class T> GPU_FN GradientPlace place_of(const WeightGradient<T>& p, con
   return {item * pixels + rest, item * p.height * p.width, oh - p.padding, rest - oh * p.out_width - p.padding};
 }
 
-/// Column n: (tap, input channel).
+/// Adds a whole sum to column n, (tap, input channel), of output o, or keeps it as partial sum.
 template <class T> GPU_FN void store_gradient(const WeightGradient<T>& p, int share, int o, int n, float sum) {
   const int64_t columns = int64_t(p.taps) * p.in;
   float* to = p.target + (p.add ? o * columns : (int64_t(share) * p.outs + o - p.first_out) * columns) + n;
@@ -52,5 +53,11 @@ template <class T> GPU_FN void store_gradient(const WeightGradient<T>& p, int sh
 
 /// gradient[i] += the tree over pairs of Σ pieces partial[pair][piece][i], for `count` elements.
 void add_partial_gradients(float* gradient, const float* partial, int64_t count, int64_t pairs, int64_t pieces, gpu::Stream s);
+
+/// weight_gradient_mma.cu: for bf16 and f16, when rows of x and dy begin at multiples of 16 bytes.
+template <class T> void sum_mma(const WeightGradient<T>& p, gpu::Stream s);
+/// hopper/weight_gradient_wgmma.cu: the same on a device of compute capability 9.0.
+template <class T> void sum_wgmma(WeightGradient<T> p, Device device);
+constexpr int kGradientTile = 128;  ///< of both: outputs and columns of a block
 
 }  // namespace df::IF_CUDA_NAMESPACE

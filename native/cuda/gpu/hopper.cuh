@@ -1,5 +1,6 @@
 // Hopper primitives: mbarrier, bulk tensor copies (TMA), wgmma, register reallocation. The device side needs sm_90a.
 #pragma once
+#include "core/error.h"
 #include "cuda/gpu/ptx.cuh"
 #if !GPU_EMULATED
 #include <cuda.h>
@@ -38,7 +39,8 @@ inline TensorMap make_tensor_map(const void* base, int rank, const uint64_t* ext
     void* p = nullptr;
     cudaDriverEntryPointQueryResult found{};
     check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &p, 12000, cudaEnableDefault, &found));
-    if (found != cudaDriverEntryPointSuccess) throw "cuTensorMapEncodeTiled: driver too old";
+    if (found != cudaDriverEntryPointSuccess)
+      df::fail(df::ErrorCode::Unsupported, "cuda: this driver lacks cuTensorMapEncodeTiled; it must be of CUDA 12.0 or later");
     return reinterpret_cast<Encode>(p);
   }();
   TensorMap m;
@@ -48,7 +50,7 @@ inline TensorMap make_tensor_map(const void* base, int rank, const uint64_t* ext
   if (encode(&m, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, cuuint32_t(rank),
              const_cast<void*>(base), e, s + 1, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
-    throw "cuTensorMapEncodeTiled refused the tensor";
+    df::fail(df::ErrorCode::Internal, "cuda: cuTensorMapEncodeTiled refused a tensor of rank %d", rank);
   return m;
 }
 #endif

@@ -19,6 +19,8 @@ namespace df::IF_CUDA_NAMESPACE {
 gpu::Stream stream(Device device);
 /// Of the device; a plan may depend on it.
 int multiprocessors(Device device);
+/// Compute capability 9.0: code for sm_90a runs.
+bool has_wgmma(Device device);
 /// Asynchronous; bytes may be 0.
 void set_zero(void* device, size_t bytes, gpu::Stream stream);
 /// Waits for the stream, then copies.
