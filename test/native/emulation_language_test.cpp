@@ -89,7 +89,7 @@ int shuffled(int i) {
 void masked_shuffles(int* out) {  // two masks at once
   const int lane = int(threadIdx.x);
   if (lane < 8) out[lane] = __shfl_xor_sync(0xffu, lane, 1);
-  else out[lane] = __shfl_xor_sync(0xffffff00u, -lane, 16 >> (lane < 16));
+  else out[lane] = __shfl_xor_sync(0xffffff00u, -lane, 8 >> (lane < 16));
 }
 void votes(int* out) {
   const int lane = int(threadIdx.x);
@@ -190,7 +190,7 @@ const Registration language([](Suite& suite) {
                        [](int i) { return 3 * i; });
   add_kernel_case<int>(suite, "shuffles", shuffles, dim3(1), dim3(32), 0, 256, shuffled);
   add_kernel_case<int>(suite, "shuffles of two masks", masked_shuffles, dim3(1), dim3(32), 0, 32,
-                       [](int i) { return i < 8 ? i ^ 1 : i < 16 ? -(i ^ 8) : -(i ^ 16); });
+                       [](int i) { return i < 8 ? i ^ 1 : i < 16 ? -(i ^ 4) : -(i ^ 8); });
   add_kernel_case<int>(suite, "votes", votes, dim3(1), dim3(32), 0, 96, voted);
   add_kernel_case<int>(suite, "reductions", reductions, dim3(1), dim3(32), 0, 160, reduced);
   add_kernel_case<int>(suite, "atomics", atomics, dim3(3), dim3(64), 0, 6, atomic_results);
