@@ -1,8 +1,6 @@
 // Attention: softmax over one or two runs of keys without a matrix of scores (Dao et al. 2022, "FlashAttention").
-#include "cuda/attention.h"
-
-#include <algorithm>
-
+#include "cuda/attention_mma.h"
+#include "cuda/attention_wgmma.h"
 #include "cuda/cuda_backend.h"
 
 namespace df::IF_CUDA_NAMESPACE {
@@ -67,6 +65,10 @@ __global__ void __launch_bounds__(kThreads, 4) attention_kernel(Rows<T> y, Atten
 }  // namespace
 
 void CudaBackend::attention(Tensor& y, const Tensor& q, const AttentionParams& p) {
+  if (products_ != ProductCore::Simt && attention_mma_fits(q, p, {y})) {
+    const bool wgmma = products_ == ProductCore::Wgmma && !p.bias.defined() && !p.mask.defined() && has_wgmma(q.device());
+    return wgmma ? attention_wgmma(y, q, p) : attention_mma(y, q, p);
+  }
   with_type(q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const AttentionProblem<T> problem(q, p);

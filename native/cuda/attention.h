@@ -39,6 +39,9 @@ template <class T> struct AttentionProblem {
   }
 };
 
+/// dbias += the sum over the items, in the order of parameter gradients. dscores: an item's size times `items`.
+void add_bias_gradient(const Tensor& dbias, const Tensor& dscores, int64_t items);
+
 namespace attention {
 
 constexpr int kTile = 32, kColumns = 64, kThreads = 128;

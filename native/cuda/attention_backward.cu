@@ -1,6 +1,6 @@
 // Backward of attention. The formulas: cpu/reference/attention_backward.cpp. Three passes compute the scores again, each
 // sum by one thread in one order: statistics of the queries; dK and dV per tile of keys; dQ per tile of queries.
-#include "cuda/attention.h"
+#include "cuda/attention_mma.h"
 #include "cuda/cuda_backend.h"
 #include "cuda/gpu/reduce.cuh"
 #include "cuda/gradient.h"
@@ -197,10 +197,21 @@ __global__ void __launch_bounds__(kBiasThreads, 4) bias_kernel(float* dbias, con
 
 }  // namespace
 
+void add_bias_gradient(const Tensor& dbias, const Tensor& dscores, int64_t items) {
+  const int64_t n = dbias.numel();
+  gpu::launch(bias_kernel, dim3(blocks_for(n, kBiasThreads)), dim3(kBiasThreads), 0, stream(dbias.device()),
+              dbias.data<float>(), dscores.data<float>(), int(items), n);
+}
+
 // y is not read: rounded, it would not give Σ weight * dweight.
 void CudaBackend::attention_backward(Gradient dq, const std::vector<Gradient>& dkey, const std::vector<Gradient>& dvalue,
                                      Tensor dbias, const Tensor& dy, const Tensor&, const Tensor& q,
                                      const AttentionParams& p) {
+  std::vector<Tensor> all = {dq.into, dy};
+  for (const auto* gradients : {&dkey, &dvalue})
+    for (const Gradient& g : *gradients) all.push_back(g.into);
+  if (products_ != ProductCore::Simt && attention_mma_fits(q, p, all))
+    return attention_backward_mma(dq, dkey, dvalue, dbias, dy, q, p);
   const int64_t batch = q.dim(0);
   const gpu::Stream s = stream(q.device());
   with_type(q.dtype(), [&](auto zero) {
@@ -226,9 +237,7 @@ void CudaBackend::attention_backward(Gradient dq, const std::vector<Gradient>& d
     if (dq.wanted() || ds)
       gpu::launch(queries_kernel<T>, dim3(query_tiles * chunks, heads, items), dim3(kThreads), 0, s, problem,
                   Into<T>(dq), ds);
-    if (ds)
-      gpu::launch(bias_kernel, dim3(blocks_for(scores, kBiasThreads)), dim3(kBiasThreads), 0, s, dbias.data<float>(), ds,
-                  int(batch), scores);
+    if (ds) add_bias_gradient(dbias, dscores, batch);
   });
 }
 

@@ -16,19 +16,6 @@ constexpr int kThreads = 256, kPerThread = 8;    // of elementwise kernels
 constexpr int kRowWarps = 4;                     // one row each
 constexpr int kSmallestSlab = 32, kMostSlabs = 64;
 
-// Of values: their number, mean and sum of squared distances from it.
-struct Moments {
-  float count, mean, m2;
-};
-
-// Chan, Golub & LeVeque 1983, eq. 2.1. Either may be empty.
-GPU_FN Moments merge(Moments a, Moments b) {
-  const float count = a.count + b.count;
-  if (count == 0) return a;
-  const float distance = b.mean - a.mean, share = b.count / count;
-  return {count, a.mean + distance * share, a.m2 + b.m2 + distance * distance * a.count * share};
-}
-
 // grid: (slabs, items, channels / threads). Mean and m2 of every channel in every slab.
 template <class T>
 __global__ void __launch_bounds__(kChannelThreads, 4)
@@ -84,16 +71,17 @@ group_coefficients_kernel(float* coefficients, float* inverses, const float2* mo
 // grid: (values of an item / (threads * per thread), items).
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4)
-normalize_kernel(Rows<T> y, Rows<const T> x, const float* coefficients, int pixels, int channels, Activation kind) {
+normalize_kernel(Rows<T> y, Rows<const T> x, NormConstants p) {
   const int64_t n = blockIdx.y;
-  const float* f = coefficients + n * 3 * channels;
+  const float* f = p.coefficients + n * 3 * p.channels;
+  const unsigned channels = unsigned(p.channels);
   const unsigned first = blockIdx.x * unsigned(kThreads * kPerThread) + threadIdx.x;
   for (int k = 0; k < kPerThread; ++k) {
-    const unsigned i = first + unsigned(k * kThreads), pixel = i / unsigned(channels), c = i % unsigned(channels);
-    if (pixel >= unsigned(pixels)) return;
-    const int64_t row = n * pixels + pixel;
+    const unsigned i = first + unsigned(k * kThreads), pixel = i / channels, c = i % channels;
+    if (pixel >= unsigned(p.pixels)) return;
+    const int64_t row = n * p.pixels + pixel;
     const float v = (gpu::to_float(x[row][c]) - f[c]) * f[channels + c] + f[2 * channels + c];
-    y[row][c] = gpu::from_float<T>(gpu::activate(v, kind));
+    y[row][c] = gpu::from_float<T>(gpu::activate(v, p.kind));
   }
 }
 
@@ -140,7 +128,7 @@ PixelSlabs::PixelSlabs(const Tensor& x) : items(int(x.dim(0))), channels(int(x.d
   slabs = (pixels + slab - 1) / slab;
 }
 
-GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut) {
+GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut, bool vectors) {
   const gpu::Stream s = stream(x.device());
   const Tensor moments = Tensor::empty({cut.items, cut.slabs, cut.channels, 2}, DType::F32, x.device());
   float2* const m = static_cast<float2*>(moments.raw());
@@ -148,9 +136,11 @@ GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, cons
                       Tensor::empty({cut.items, p.groups}, DType::F32, x.device())};
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    gpu::launch(slab_moments_kernel<T>,
-                dim3(unsigned(cut.slabs), unsigned(cut.items), blocks_for(cut.channels, kChannelThreads)),
-                dim3(kChannelThreads), 0, s, m, rows<const T>(x), cut.pixels, cut.slab, cut.channels);
+    if (vectors) vector_slab_moments(m, x, cut);
+    else
+      gpu::launch(slab_moments_kernel<T>,
+                  dim3(unsigned(cut.slabs), unsigned(cut.items), blocks_for(cut.channels, kChannelThreads)),
+                  dim3(kChannelThreads), 0, s, m, rows<const T>(x), cut.pixels, cut.slab, cut.channels);
     gpu::launch(group_coefficients_kernel<T>, dim3(unsigned(p.groups), unsigned(cut.items)), dim3(kMergeThreads), 0, s,
                 out.coefficients.data<float>(), out.inverse.data<float>(), m, cut.pixels, cut.slab, cut.slabs,
                 cut.channels, p.gamma.data<float>(), p.beta.data<float>(), rows<const T>(p.scale),
@@ -162,13 +152,15 @@ GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, cons
 // Wu & He 2018, eq. 1 and 6, with the scale-shift norm of Dhariwal & Nichol 2021 folded into slope and offset.
 void CudaBackend::group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p) {
   const PixelSlabs cut(x);
-  const GroupStatistics statistics = group_statistics(x, p, cut);
+  const bool vectors = products_ != ProductCore::Simt && has_vectors(x);
+  const GroupStatistics statistics = group_statistics(x, p, cut, vectors);
+  const NormConstants constants(statistics, cut, p);
+  if (vectors && has_vectors(y)) return vector_normalize(y, x, constants, cut.items);
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     gpu::launch(normalize_kernel<T>,
                 dim3(blocks_for(int64_t(cut.pixels) * cut.channels, kThreads * kPerThread), unsigned(cut.items)),
-                dim3(kThreads), 0, stream(x.device()), rows<T>(y), rows<const T>(x),
-                statistics.coefficients.data<float>(), cut.pixels, cut.channels, p.activation);
+                dim3(kThreads), 0, stream(x.device()), rows<T>(y), rows<const T>(x), constants);
   });
 }
 

@@ -5,7 +5,6 @@
 #include "cuda/gpu/math.cuh"
 #include "cuda/gpu/ptx.cuh"
 #include "cuda/gpu/reduce.cuh"
-#include "cuda/gradient.h"
 #include "cuda/norm.h"
 
 namespace df::IF_CUDA_NAMESPACE {
@@ -16,12 +15,6 @@ constexpr int kMergeThreads = 64;              // of a group
 constexpr int kThreads = 256, kPerThread = 8;  // of elementwise kernels
 constexpr int kRowWarps = 4;                   // one row each
 constexpr int kRowSlab = 32;                   // rows summed by one block
-
-struct NormConstants {
-  const float *coefficients, *inverse;  // GroupStatistics
-  int pixels, channels;
-  Activation kind;
-};
 
 // grid: (slabs, items, channels / threads). Σg and Σ g * (x - mean) of every channel in every slab.
 template <class T>
@@ -90,18 +83,17 @@ group_parameters_kernel(float* dgamma, float* dbeta, const float2* channel_sums,
 // grid: (values of an item / (threads * per thread), items).
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4)
-normalize_backward_kernel(Into<T> dx, Rows<const T> dy, Rows<const T> x, const float2* group_means, int groups,
-                          NormConstants p) {
+normalize_backward_kernel(Into<T> dx, Rows<const T> dy, Rows<const T> x, const float2* group_means, NormConstants p) {
   const int64_t n = blockIdx.y;
   const float* f = p.coefficients + n * 3 * p.channels;
-  const unsigned channels = unsigned(p.channels), size = channels / unsigned(groups);
+  const unsigned channels = unsigned(p.channels), size = channels / unsigned(p.groups);
   const unsigned first = blockIdx.x * unsigned(kThreads * kPerThread) + threadIdx.x;
   for (int k = 0; k < kPerThread; ++k) {
     const unsigned i = first + unsigned(k * kThreads), pixel = i / channels, c = i % channels;
     if (pixel >= unsigned(p.pixels)) return;
     const int64_t row = n * p.pixels + pixel;
     const float slope = f[channels + c], distance = gpu::to_float(x[row][c]) - f[c];
-    const float2 mean = group_means[n * groups + c / size];
+    const float2 mean = group_means[n * p.groups + c / size];
     const float v = distance * slope + f[2 * channels + c];
     const float g = gpu::to_float(dy[row][c]) * gpu::activation_derivative(v, p.kind);
     dx.store(row, c, slope * g - mean.y * distance - mean.x);
@@ -209,9 +201,9 @@ void CudaBackend::group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, 
                                       const Tensor& dy, const Tensor& x, const GroupNormParams& p) {
   const gpu::Stream s = stream(x.device());
   const PixelSlabs cut(x);
-  const GroupStatistics statistics = group_statistics(x, p, cut);
-  const NormConstants constants{statistics.coefficients.data<float>(), statistics.inverse.data<float>(), cut.pixels,
-                                cut.channels, p.activation};
+  const bool vectors = products_ != ProductCore::Simt && has_vectors(x) && has_vectors(dy);
+  const GroupStatistics statistics = group_statistics(x, p, cut, vectors);
+  const NormConstants constants(statistics, cut, p);
   const Tensor slab_sums = Tensor::empty({cut.items, cut.slabs, cut.channels, 2}, DType::F32, x.device());
   const Tensor channel_sums = Tensor::empty({cut.items, cut.channels, 2}, DType::F32, x.device());
   const Tensor group_means = Tensor::empty({cut.items, p.groups, 2}, DType::F32, x.device());
@@ -219,15 +211,20 @@ void CudaBackend::group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, 
   const unsigned items = unsigned(cut.items), channel_blocks = blocks_for(cut.channels, kChannelThreads);
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    gpu::launch(slab_gradients_kernel<T>, dim3(unsigned(cut.slabs), items, channel_blocks), dim3(kChannelThreads), 0, s,
-                pairs(slab_sums), rows<const T>(dy), rows<const T>(x), constants, cut.slab);
+    if (vectors) vector_slab_gradients(pairs(slab_sums), dy, x, constants, cut);
+    else
+      gpu::launch(slab_gradients_kernel<T>, dim3(unsigned(cut.slabs), items, channel_blocks), dim3(kChannelThreads), 0, s,
+                  pairs(slab_sums), rows<const T>(dy), rows<const T>(x), constants, cut.slab);
     gpu::launch(group_gradients_kernel<T>, dim3(unsigned(p.groups), items), dim3(kMergeThreads), 0, s,
                 pairs(channel_sums), pairs(group_means), Into<T>(dscale), Into<T>(dshift), pairs(slab_sums), cut.slabs,
                 constants, p.gamma.data<float>(), p.beta.data<float>(), rows<const T>(p.scale));
-    if (dx.wanted())
+    if (!dx.wanted()) return;
+    if (vectors && has_vectors(dx.into))
+      vector_normalize_backward(dx, dy, x, pairs(group_means), constants, cut.items);
+    else
       gpu::launch(normalize_backward_kernel<T>,
                   dim3(blocks_for(int64_t(cut.pixels) * cut.channels, kThreads * kPerThread), items), dim3(kThreads), 0,
-                  s, Into<T>(dx), rows<const T>(dy), rows<const T>(x), pairs(group_means), p.groups, constants);
+                  s, Into<T>(dx), rows<const T>(dy), rows<const T>(x), pairs(group_means), constants);
   });
   if (dgamma.defined() || dbeta.defined())
     gpu::launch(group_parameters_kernel, dim3(channel_blocks), dim3(kChannelThreads), 0, s, floats(dgamma),

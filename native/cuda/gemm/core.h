@@ -1,4 +1,5 @@
-// Which kernels multiply.
+// Which kernels multiply, and with them which attention and group norm are used: with Simt their plain kernels, with Mma
+// and Wgmma also those for bf16 and f16 in rows of 16-byte vectors.
 #pragma once
 #include "cuda/gpu/host.cuh"
 
