@@ -152,9 +152,9 @@ const Registration async([](Suite& suite) {
       for (int j = 0; j < 4; j++) sum += 128 * tile + 127 - i - 32 * j;
     return sum;
   }, counted());
-  add_kernel_case<int>(suite, "cp.async zeros", copy_zeros, dim3(2), dim3(32), sizeof(Ring), 32,
+  add_kernel_case<int>(suite, "cp.async zeros", copy_zeros, dim3(1), dim3(32), sizeof(Ring), 32,
                        [](int i) { return i % 2 ? 0 : 4 * i + 3; }, counted());
-  add_kernel_case<int>(suite, "mbarrier ring", mbarrier_ring, dim3(2), dim3(64), sizeof(Handshake), 7 * 32,
+  add_kernel_case<int>(suite, "mbarrier ring", mbarrier_ring, dim3(1), dim3(64), sizeof(Handshake), 7 * 32,
                        [](int i) { return i / 32 * (i / 32); });
   add_boxes(suite);
 });
