@@ -226,6 +226,32 @@ double dot(const Tensor& a, const Tensor& b) {
 }
 
 const Registration differences([](Suite& suite) {
+  suite.add("lora result of a fused layer with dropout and residual, term by term", [] {
+    Random random("lora result");
+    FusedLayer f(random);
+    const Tensor x = numbers(random, {3, 5, 20}), residual = numbers(random, {3, 5, 36});
+    const Tensor y = f.layer.forward(x, residual);
+    const std::vector<Tensor> factors = f.factors.values();  // of q, then of v
+    const auto at = [](const Tensor& t, int64_t i, int64_t j) { return double(t.data<float>()[i * t.dim(-1) + j]); };
+    for (int64_t part = 0; part < 3; part++) {
+      const std::string name = std::string(1, "qkv"[part]);
+      const Tensor w = f.store.read(name + ".weight"), b = f.store.read(name + ".bias");
+      const Tensor mask = dropout_mask(x.shape(), DType::F32, kCpu, f.dropout, uint32_t(name[0]));
+      for (int64_t row = 0; row < 15; row++)
+        for (int64_t o = 0; o < 12; o++) {
+          double want = at(residual, row, part * 12 + o) + b.data<float>()[o], size = std::abs(want);
+          const auto add = [&](double term) { want += term, size += std::abs(term); };
+          for (int64_t i = 0; i < 20; i++) {
+            add(at(x, row, i) * at(w, o, i));
+            for (int64_t r = 0; r < 3 && part != 1; r++)  // 0.7 / (1 - 0.3)
+              add(at(mask, row, i) * at(x, row, i) * at(factors[size_t(part)], r, i) * at(factors[size_t(part + 1)], o, r));
+          }
+          const double error = std::abs(at(y, row, part * 12 + o) - want), allowed = 64 * std::pow(2, -24) * size;
+          if (!(error <= allowed)) fail_case("%s: error %.3g, allowed %.3g", name.c_str(), error, allowed);
+        }
+    }
+  });
+
   suite.add("lora gradients of a fused layer with dropout and residual, by differences", [] {
     Random random("lora");
     FusedLayer f(random);
