@@ -157,7 +157,8 @@ const Registration golden_lora([](Suite& suite) {
       for (int64_t i = 0; i < w.numel(); i++) {
         double product = 0, size = 0;  // the dot product, and of absolute values
         for (int64_t r = 0; r < rank; r++) {
-          const double term = 2.0 * p.factors.up.data<float>()[i / in * rank + r] * p.factors.down.data<float>()[r * in + i % in];
+          const double up = p.factors.up.data<float>()[i / in * rank + r];
+          const double term = 2 * up * p.factors.down.data<float>()[r * in + i % in];
           product += term;
           size += std::abs(term);
         }
@@ -349,14 +350,16 @@ MicroBatch batch(int64_t first, int64_t items) {
   b.ids = ints({items, 6}, ids);
   b.mask = ints({items, 6}, mask);
   for (int64_t i = 0; i < items; i++)
-    b.samples.push_back({.index = uint64_t(first + i), .timestep = float((first + i) * 211 % 1000), .image_scale = 0.8f, .noise_scale = 0.6f, .loss = {}});
+    b.samples.push_back({.index = uint64_t(first + i), .timestep = float((first + i) * 211 % 1000), .image_scale = 0.8f,
+                         .noise_scale = 0.6f, .loss = {}});
   b.seed = 3;
   b.gradient_scale = 0.25f;
   return b;
 }
 
 Trainer lora_trainer(DType dtype = DType::F32, bool checkpointing = true) {
-  TrainerOptions options{.dtype = dtype, .precision = Precision::Default, .checkpointing = checkpointing, .ema = true, .lora = TrainedLora{.rank = 3, .alpha = 6, .dropout = 0.1}};
+  const TrainedLora lora{.rank = 3, .alpha = 6, .dropout = 0.1};
+  TrainerOptions options{.dtype = dtype, .precision = Precision::Default, .checkpointing = checkpointing, .ema = true, .lora = lora};
   Trainer trainer(golden_unet_config(kFolder), golden_t5_config(), kCpu, options);
   SafetensorsSource unet = golden_unet_source(kFolder), t5 = golden_t5_source();
   trainer.load(unet, &t5, {}, 17);
@@ -374,7 +377,8 @@ void steps(Trainer& trainer, int from, int to) {
 void check_same(Trainer& a, Trainer& b) {
   for (size_t m = 0; m < 2; m++) {
     const TrainedModel &x = *a.models()[m], &y = *b.models()[m];
-    for (const auto state : {&TrainedModel::values, &TrainedModel::gradients, &TrainedModel::moments, &TrainedModel::squared_moments, &TrainedModel::ema}) {
+    for (const auto state : {&TrainedModel::values, &TrainedModel::gradients, &TrainedModel::moments,
+                             &TrainedModel::squared_moments, &TrainedModel::ema}) {
       CHECK((x.*state).size() == (y.*state).size() && !(x.*state).empty());
       for (size_t i = 0; i < (x.*state).size(); i++) CHECK(different_bits((x.*state)[i], (y.*state)[i]).empty());
     }
@@ -388,8 +392,9 @@ const Registration trainers([](Suite& suite) {
     steps(trainer, 0, 2);
     const std::string folder = (std::filesystem::temp_directory_path() / format("if-lora-%d", int(getpid()))).string();
     std::filesystem::create_directories(folder);
-    const std::pair<const char*, Part> parts[] = {{"unet", Part::Unet}, {"t5", Part::T5}, {"unet_moments", Part::UnetMoments},
-                                                  {"t5_moments", Part::T5Moments}, {"unet_ema", Part::UnetEma}, {"t5_ema", Part::T5Ema}};
+    const std::pair<const char*, Part> parts[] = {
+        {"unet", Part::Unet},    {"t5", Part::T5}, {"unet_moments", Part::UnetMoments}, {"t5_moments", Part::T5Moments},
+        {"unet_ema", Part::UnetEma}, {"t5_ema", Part::T5Ema}};
     for (const auto& [name, part] : parts) trainer.save(folder + "/" + name, part, DType::F32, {});
     Trainer resumed = lora_trainer();
     for (const auto& [name, part] : parts) resumed.restore(folder + "/" + name, part);
@@ -397,7 +402,7 @@ const Registration trainers([](Suite& suite) {
     steps(trainer, 2, 4);
     steps(resumed, 2, 4);
     check_same(trainer, resumed);
-    TrainerOptions options{.dtype = DType::F32, .precision = Precision::Default, .checkpointing = false, .ema = true, .lora = TrainedLora{.rank = 3}};
+    TrainerOptions options{.dtype = DType::F32, .ema = true, .lora = TrainedLora{.rank = 3}};
     Trainer empty(golden_unet_config(kFolder), golden_t5_config(), kCpu, options);
     expect_error(ErrorCode::InvalidArgument, "call load first", [&] { empty.restore(folder + "/unet", Part::Unet); });
     std::filesystem::remove_all(folder);
