@@ -114,6 +114,19 @@ describe('a run with lora', () => {
     expect(relativeError(both, await draw('--stage1', TINY, '--lora', 'run:0.5'))).toBeGreaterThan(1e-3);
   }, 120_000);
 
+  test('one of stage II goes to stage II', async () => {
+    const second = golden('tiny-if-II');
+    await train('two', `model.folder=${second}`, `model.textFolder=${TINY}`, 'size=16', 'steps=2');
+    const cascade = ['--stage1', TINY, '--stage2', second, '--steps', '2,2', '--guidance', '2,2'];
+    const plain = await draw(...cascade);
+    expect(relativeError(await draw(...cascade, '--lora', 'two'), plain)).toBeGreaterThan(1e-3);
+    // beside one of stage I, the same as both merged
+    const both = await draw(...cascade, '--lora', 'two', '--lora', 'run');
+    await done('if-convert', 'merge-lora', TINY, 'cascade-1', '--lora', 'run', '--dtype', 'f32');
+    await done('if-convert', 'merge-lora', second, 'cascade-2', '--lora', 'two', '--dtype', 'f32');
+    expect(await draw('--stage1', 'cascade-1', '--stage2', 'cascade-2', '--steps', '2,2', '--guidance', '2,2')).toEqual(both);
+  }, 120_000);
+
   test('a variance that was not trained is not used, unasked', async () => {
     await train('fixed', 'objective.variance=fixed', 'saveDtype=f16');
     const drawn = await draw('--stage1', TINY, '--lora', 'fixed', '--dtype', 'f32');
