@@ -12,7 +12,7 @@ begin=$(date +%s)
 total=${IF_GPU_SECONDS:-540}
 build=build/gpu
 lines=$(mktemp)
-trap 'rm -f "$lines" "$lines.out"' EXIT
+trap 'rm -f "$lines" "$lines.out" "$lines.err"' EXIT
 
 left() { echo $((total - $(date +%s) + begin)); }
 quote() { python3 -c 'import json,sys; print(json.dumps(sys.stdin.read().strip()[-1500:]))' 2>/dev/null || printf '"%s"' "$(tr -d '"\\' | tr '\n\t' '  ' | tail -c 1500)"; }
