@@ -7,6 +7,7 @@ import { withFactors, type LoraFactors } from '../lora-factors.js';
 import { changedJson, readJson, type JsonObject } from '../models/json.js';
 import { parseT5Config } from '../models/t5-config.js';
 import { parseUNetConfig } from '../models/unet-config.js';
+import { firstNames } from '../suggest.js';
 import type { ConvertOptions } from './convert.js';
 import { findWeights, resolveStage, type Component } from './folder.js';
 import { checkLora, openLora, type LoraModule, type LoraOrigin } from './lora-format.js';
@@ -103,8 +104,8 @@ export function checkLoraStage({ path: dir, origin }: AppliedLora, upscales: boo
 /**
  * Writes a pipeline folder with the products of adapters added to its weights, each sum rounded once. The scheduler becomes
  * the one that the adapters were trained for; merged with the negative scale an adapter is taken out again, up to rounding.
- * @throws IFError `INVALID_ARGUMENT` without adapters, or for one of another stage; `WEIGHTS` for modules that the model does
- *   not have or has in another shape; `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`, `IO`, `CANCELLED`, and for the output as writeFolder
+ * @throws IFError `INVALID_ARGUMENT` without adapters, or for one of another stage; `WEIGHTS` for modules that the model or
+ *   its files do not have, or that have another shape; `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`, `IO`, `CANCELLED`, and for the output as writeFolder
  */
 export async function mergeLora(input: string, output: string, specs: readonly LoraSpec[], options: ConvertOptions = {}): Promise<void> {
   if (specs.length === 0) throw new IFError('INVALID_ARGUMENT', 'merge-lora: expected one adapter or several (--lora DIR[:SCALE])');
@@ -130,8 +131,11 @@ export async function mergeLora(input: string, output: string, specs: readonly L
     const source = await openWeights((await findWeights(folder, component, { archives: true })).files, options.signal);
     close.push(() => source.close());
     await withFactors(loraFactors(loras, component), async (products) => {
-      const tensors = sourceTensors(source, options.dtype);
-      replace.set(component, tensors.map((tensor) => ({ ...tensor, lora: products.filter(({ module }) => tensor.name === `${module}.weight`) })));
+      const tensors = sourceTensors(source, options.dtype).map((tensor) => ({ ...tensor, lora: products.filter(({ module }) => tensor.name === `${module}.weight`) }));
+      const names = new Set(tensors.map(({ name }) => name));
+      const lacking = products.map(({ module }) => `${module}.weight`).filter((name) => !names.has(name));
+      if (lacking.length > 0) throw new IFError('WEIGHTS', `merge-lora: the weights in ${folder} have no ${firstNames(lacking)}, which an adapter changes`);
+      replace.set(component, tensors);
       await rest();
     });
   };
