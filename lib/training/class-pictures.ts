@@ -39,6 +39,8 @@ export class ClassPictures {
     private readonly stages: readonly ClassStage[],
     /** Number of each: the seed is that of the run plus it. */
     readonly missing: readonly number[],
+    /** Pictures that the folder has once they are drawn. */
+    readonly length: number,
   ) {}
 
   /**
@@ -53,13 +55,13 @@ export class ClassPictures {
     if (!generate || data?.type !== 'folder' || data.caption === undefined) return undefined; // the schema has checked the last two
     const folder = path.resolve(data.path);
     const stages = await openStages(config, model, generate);
-    const missing = await missingNumbers(folder, data.caption, generate.pictures);
+    const { missing, present } = await missingNumbers(folder, data.caption, generate.pictures);
     if (missing.length > 0) {
       const t5Dtype = config.model.textDtype ?? config.dtype;
       const plan = await planCascade(model.text.config, stages.map(({ stage, settings, side }) => ({ stage, batch: 1, height: side, width: side, guided: settings.guidance > 1 })), config.dtype, t5Dtype, config.precision, config.devices[0]!);
       checkPlan(plan, config.dtype, t5Dtype, availableMemory(config.devices[0]!));
     }
-    return new ClassPictures(config, model, folder, data.caption, stages, missing);
+    return new ClassPictures(config, model, folder, data.caption, stages, missing, present + missing.length);
   }
 
   /**
@@ -160,23 +162,26 @@ async function openStages({ model: { folder, variant, fromScratch }, stage, size
   return stages;
 }
 
-/** Numbers of the pictures that are not there. Other pictures in the folder count as well, whoever made them. */
-async function missingNumbers(folder: string, prompt: string, wanted: number): Promise<number[]> {
+/** How many pictures are there, and the numbers of those that are not. Other pictures in the folder count as well, whoever made them. */
+async function missingNumbers(folder: string, prompt: string, wanted: number): Promise<{ missing: number[]; present: number }> {
   const names = await listFolder(folder).then(({ files }) => files.filter(isPictureName), (error: unknown) => {
     if (error instanceof IFError && error.code === 'NOT_FOUND') return [];
     throw error;
   });
-  const drawn = new Set(names.flatMap((name) => NAME.exec(name)?.[1] ?? []).map(Number));
-  for (const number of drawn) {
-    const text = await readPngText(path.join(folder, fileName(number))).catch((error: unknown) => {
+  const drawn = new Set<number>();
+  for (const name of names) {
+    const [, number] = NAME.exec(name) ?? [];
+    if (number === undefined) continue;
+    drawn.add(Number(number));
+    const text = await readPngText(path.join(folder, name)).catch((error: unknown) => {
       if (error instanceof IFError && error.code === 'FILE_FORMAT') return undefined; // skipped and named when it is trained on
       throw error;
     });
     if (text?.['prompt'] !== undefined && text['prompt'] !== prompt) {
-      throw new IFError('INVALID_ARGUMENT', `priorPreservation.data: ${path.join(folder, fileName(number))} was drawn for "${text['prompt']}", not for "${prompt}": remove the class-*.png files there, or choose another folder`);
+      throw new IFError('INVALID_ARGUMENT', `priorPreservation.data: ${path.join(folder, name)} was drawn for "${text['prompt']}", not for "${prompt}": remove the class-*.png files there, or choose another folder`);
     }
   }
   const missing: number[] = [];
   for (let number = 0; missing.length < wanted - names.length; number++) if (!drawn.has(number)) missing.push(number);
-  return missing;
+  return { missing, present: names.length };
 }

@@ -88,6 +88,7 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     await prepareFolder(config.out);
     const checkpoints = new Checkpoints(path.join(config.out, 'checkpoints'), config.checkpoints.keep);
     const checkpoint = await findCheckpoint(checkpoints, config, data, options.resume, onEvent);
+    checkPrior(checkpoint, ready?.length ?? classPictures?.length);
 
     const random = new StatelessRandom(BigInt(config.seed));
     const { training, heldOut } = holdOut(random, data.length, heldOutPictures(config));
@@ -107,7 +108,6 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     await writeFileAtomic(path.join(config.out, 'training_config.json'), `${JSON.stringify(config, null, 2)}\n`);
     await classPictures?.draw(options.cacheDir, onEvent, signal);
     const prior = ready ?? await openPrior();
-    checkPrior(checkpoint, prior);
     const sources = await trainingSources(data, training, prior, { config, random, shapes, onEvent, signal });
     const scheduler = DDPMScheduler.fromConfig(trainedScheduler(model.schedulerJson, config.objective), `${model.folder.scheduler}/scheduler_config.json`);
     return { config, model, scheduler, random, sources, datasets, heldOut: pictures, shapes, previewItems, plan, pipeline, checkpoints, checkpoint };
@@ -174,10 +174,10 @@ async function findCheckpoint(checkpoints: Checkpoints, config: RunConfig, data:
 }
 
 /** The order of the class's pictures depends on their number. */
-function checkPrior(checkpoint: Checkpoint | undefined, prior: Dataset | undefined): void {
+function checkPrior(checkpoint: Checkpoint | undefined, pictures: number | undefined): void {
   const before = checkpoint?.state.data.prior;
-  if (before === undefined || before === prior?.length) return;
-  throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with ${before} pictures of the class, now there are ${prior?.length ?? 0}: restore them, or start another run with --out`);
+  if (before === undefined || before === pictures) return;
+  throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with ${before} pictures of the class, now it would have ${pictures ?? 0}: restore their number, or start another run with --out`);
 }
 
 const PREVIEW_PICTURES = 4;
