@@ -177,6 +177,10 @@ describe('one line for', () => {
     await sample(/^if-sample: lora run: it is given twice; add the scales up\n$/, 'run', 'run:0.5');
     await sample(/^if-sample: nowhere: no such file or folder\n$/, 'nowhere');
     await refused(/the adapter does not fit the unet: 1 modules are no linear/, 'if-convert', 'merge-lora', TINY, 'never', '--lora', 'wrong-name');
+    cpSync(TINY, at('renamed'), { recursive: true });
+    const file = at('renamed', 'unet', 'diffusion_pytorch_model.safetensors');
+    writeFileSync(file, readFileSync(file, 'latin1').replace('"mid_block.attentions.0.to_q.weight"', '"mid_block.attentions.0.to_w.weight"'), 'latin1');
+    await refused(/^if-convert: merge-lora: the weights in .*renamed.unet have no mid_block\.attentions\.0\.to_q\.weight, which an adapter changes\n$/, 'if-convert', 'merge-lora', 'renamed', 'never', '--lora', 'run');
   }, 60_000);
 
   test('configurations that do not fit', async () => {
@@ -184,6 +188,7 @@ describe('one line for', () => {
     await training(/lora\.dropout: expected a number from 0 to 0\.99, got 1/, 'lora.dropout=1');
     await training(/^if-train: lora\.targets: "to_w" is no linear layer of the unet; did you mean "to_[qkv]"\? \(layers end in /m, 'lora.targets=["to_q","to_w"]');
     await training(/lora\.textTargets: "relative_attention_bias" is no linear layer of the text_encoder/, 'lora.textEncoder=true', 'lora.textTargets=["relative_attention_bias"]');
+    await training(/lora\.textTargets: needs lora\.textEncoder: true/, 'lora.textTargets=["q"]');
     await training(/model\.trainTextEncoder: with lora the model is frozen; set lora\.textEncoder/, 'model.trainTextEncoder=true');
     await training(/lora: needs the weights that it adapts; leave model\.fromScratch out/, 'model.fromScratch=true');
     await refused(/the configuration differs from that of the run in run in lora\.rank/, 'if-train', 'config.json', '--out', 'run', '--resume', '--set', 'lora.rank=5');
