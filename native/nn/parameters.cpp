@@ -237,8 +237,6 @@ void ParameterStore::read_source(StateSource& source, const LoadProgress& progre
 }
 
 void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
-  static std::atomic<uint64_t> loads{0};
-  version_ = ++loads;
   clear();
   try {
     read_source(source, progress, [&](size_t index, const Tensor& plain) { keep(parameters_[index], plain); });
@@ -275,7 +273,10 @@ void ParameterStore::check_loaded() const {
   DF_CHECK(loaded_, "%s: no weights are loaded; call load first", model_.c_str());
 }
 
+// Before every load.
 void ParameterStore::clear() {
+  static std::atomic<uint64_t> loads{0};
+  version_ = ++loads;
   loaded_ = false;
   for (Parameter& p : parameters_) {
     p.weight = Weight();
