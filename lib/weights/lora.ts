@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { IFError } from '../errors.js';
-import { writeFileAtomic } from '../files.js';
+import { ioError, writeFileAtomic } from '../files.js';
 import { withFactors, type LoraFactors } from '../lora-factors.js';
 import { changedJson, readJson, type JsonObject } from '../models/json.js';
 import { parseT5Config } from '../models/t5-config.js';
@@ -36,6 +36,7 @@ export interface AppliedLora {
 }
 
 const MAX_SCALE = 1000;
+const SCHEDULER_CONFIG = 'scheduler_config.json';
 
 /**
  * `DIR` or `DIR:SCALE`, e.g. `runs/dog:0.8`.
@@ -112,13 +113,16 @@ export async function mergeLora(input: string, output: string, specs: readonly L
   const loras = await readLoras(specs);
   const stage = await resolveStage(input);
   for (const lora of loras) checkLoraStage(lora, stage.kind === 'super_resolution', stage.dir);
+  const schedulerFile = path.join(stage.scheduler, SCHEDULER_CONFIG);
+  const scheduler = changedJson(await readFile(schedulerFile, 'utf8').catch((error: unknown) => {
+    throw ioError('reading', schedulerFile, error);
+  }), schedulerFile, loraScheduler(loras));
   const replace = new Map<string, WrittenTensor[]>();
   const close: (() => Promise<void>)[] = [];
   const merge = async (): Promise<void> => {
     await writeFolder(output, [input, ...loras.map((lora) => lora.path)], options, async (dir) => {
       await rewritePipeline(stage.dir, dir, { ...options, replace });
-      const scheduler = path.join(dir, 'scheduler', 'scheduler_config.json');
-      await writeFileAtomic(scheduler, changedJson(await readFile(scheduler, 'utf8'), scheduler, loraScheduler(loras)));
+      await writeFileAtomic(path.join(dir, 'scheduler', SCHEDULER_CONFIG), scheduler);
     });
   };
   /** The merged tensors of a component, for as long as the rest runs. */

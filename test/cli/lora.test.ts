@@ -180,6 +180,9 @@ describe('one line for', () => {
     cpSync(TINY, at('renamed'), { recursive: true });
     const file = at('renamed', 'unet', 'diffusion_pytorch_model.safetensors');
     writeFileSync(file, readFileSync(file, 'latin1').replace('"mid_block.attentions.0.to_q.weight"', '"mid_block.attentions.0.to_w.weight"'), 'latin1');
+    cpSync(TINY, at('unscheduled'), { recursive: true });
+    rmSync(at('unscheduled', 'scheduler', 'scheduler_config.json'));
+    await refused(/^if-convert: reading .*unscheduled.scheduler.scheduler_config\.json: /, 'if-convert', 'merge-lora', 'unscheduled', 'never', '--lora', 'run'); // before anything is written
     await refused(/^if-convert: merge-lora: the weights in .*renamed.unet have no mid_block\.attentions\.0\.to_q\.weight, which an adapter changes\n$/, 'if-convert', 'merge-lora', 'renamed', 'never', '--lora', 'run');
   }, 60_000);
 
