@@ -21,7 +21,7 @@ import { PREVIEW_BATCH, type PreviewItem } from './preview.js';
 import type { ResolvedConfig } from './resolve-config.js';
 import { completeConfig, heldOutPictures, pictureShapes, trajectoryDifferences, type RunConfig } from './run-config.js';
 import { holdOut } from './sample-order.js';
-import { trainingSources } from './sources.js';
+import { shapesText, trainingSources } from './sources.js';
 import { Stage1Samples } from './stage1-samples.js';
 import { readPictures } from './validation.js';
 
@@ -109,6 +109,7 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     await classPictures?.draw(options.cacheDir, onEvent, signal);
     const prior = ready ?? await openPrior();
     const sources = await trainingSources(data, training, prior, { config, random, shapes, onEvent, signal });
+    checkBuckets(checkpoint, sources[0]!.order.perShape);
     const scheduler = DDPMScheduler.fromConfig(trainedScheduler(model.schedulerJson, config.objective), `${model.folder.scheduler}/scheduler_config.json`);
     return { config, model, scheduler, random, sources, datasets, heldOut: pictures, shapes, previewItems, plan, pipeline, checkpoints, checkpoint };
   } catch (error) {
@@ -178,6 +179,13 @@ function checkPrior(checkpoint: Checkpoint | undefined, pictures: number | undef
   const before = checkpoint?.state.data.prior;
   if (before === undefined || before === pictures) return;
   throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with ${before} pictures of the class, now it would have ${pictures ?? 0}: restore their number, or start another run with --out`);
+}
+
+/** So does the order of the buckets on what is in them: a picture may have become readable, or another one. */
+function checkBuckets(checkpoint: Checkpoint | undefined, perShape: Readonly<Record<string, number>> = {}): void {
+  const before = checkpoint?.state.data.buckets;
+  if (before === undefined || shapesText(before) === shapesText(perShape)) return;
+  throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with buckets of ${shapesText(before)} pictures, now they are ${shapesText(perShape)}: restore the pictures, or start another run with --out`);
 }
 
 const PREVIEW_PICTURES = 4;
