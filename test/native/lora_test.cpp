@@ -432,6 +432,7 @@ const Registration trainers([](Suite& suite) {
     }, DType::F32);
     const auto copy = trainer.unet(DType::F32, false);
     CHECK(different_bits(run_golden_unet(*copy, *golden("training/lora_io")), base).empty());  // the upper factors are 0
+    CHECK(copy->store().version() != trainer.unet(DType::F32, false)->store().version());  // what was recorded is of one
     steps(trainer, 0, 3);
     const Tensor last = forward(false), ema = forward(true);
     CHECK(!different_bits(last, ema).empty());
