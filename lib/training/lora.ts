@@ -72,6 +72,7 @@ export function loraCopiedWeights(config: LoraConfig, networks: AdaptedNetworks)
   return loraLayers(config, networks).reduce((sum, { shape }) => sum + shape[0]! * shape[1]!, 0);
 }
 
+/** As the addon takes them; null: the whole model is trained. */
 export function loraOptions({ lora }: Pick<RunConfig, 'lora'>): TrainerOptions['lora'] {
   if (!lora) return null;
   const { rank, alpha, dropout, targets, textTargets } = lora;

@@ -114,6 +114,13 @@ describe('stage I', () => {
     expect(room.drawn.length).toBe(1);
   });
 
+  test('nor are those of the stage before', async () => {
+    fake();
+    const room = await Room.make();
+    await room.run(1);
+    await expectIFError('INVALID_ARGUMENT', () => room.run(1, { model: { folder: golden('tiny-if-II') }, lowRes: { factor: 2 } }, { stage1: { folder: golden('tiny-if-I') } }), /class-000000\.png was drawn with 32 pixels a side, the run trains on 64: remove/);
+  });
+
   test('a run goes on with the same number of them', async () => {
     fake();
     const room = await Room.make();
