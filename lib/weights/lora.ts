@@ -84,10 +84,15 @@ export function loraFactors(loras: readonly AppliedLora[], component: Component)
 /**
  * What a scheduler must be told of how the adapters of its network were trained: a variance that one of them did not train
  * is `fixed_small`. Adapters that count nothing have no say.
+ * @throws IFError `INVALID_ARGUMENT` for adapters that were trained to predict different things
  */
 export function loraScheduler(loras: readonly AppliedLora[]): JsonObject {
-  const origins = loras.filter(({ scale }) => scale > 0).map(({ origin }) => origin);
-  const prediction = origins.find((origin) => origin.prediction !== undefined)?.prediction;
+  const counted = loras.filter(({ scale }) => scale > 0);
+  const origins = counted.map(({ origin }) => origin);
+  const first = counted.find(({ origin }) => origin.prediction !== undefined);
+  const prediction = first?.origin.prediction;
+  const other = counted.find(({ origin }) => origin.prediction !== undefined && origin.prediction !== prediction);
+  if (other) throw new IFError('INVALID_ARGUMENT', `lora ${other.path}: it was trained to predict ${other.origin.prediction}, ${first!.path} ${prediction}: they do not go together`);
   const variances = origins.map(({ variance }) => variance);
   const variance = variances.includes('fixed') ? 'fixed_small' : variances.includes('learned') ? 'learned_range' : undefined;
   return { ...(prediction === undefined ? {} : { prediction_type: prediction }), ...(variance === undefined ? {} : { variance_type: variance }) };

@@ -173,6 +173,7 @@ describe('one line for', () => {
     await sample(/^if-sample: lora of-two: it was trained on stage II; the cascade has stage I only\n$/, await written('of-two', 'mid_block.attentions.0.to_q', 64, 64, { 'if.stage': 'II' }));
     await refused(/^if-convert: lora of-two: it was trained on stage II, .*tiny-if-I is a stage I\n$/, 'if-convert', 'merge-lora', TINY, 'never', '--lora', 'of-two');
     await refused(/^if-sample: lora lost: it was trained on "no\/where", which is not here: say where stage I lies with stage1\n$/, 'if-sample', 'x', '--lora', await written('lost', 'mid_block.attentions.0.to_q', 64, 64, { 'if.stage': 'I', 'if.base_model': 'no/where' }));
+    await sample(/^if-sample: lora of-velocity: it was trained to predict v_prediction, run epsilon: they do not go together\n$/, 'run', await written('of-velocity', 'mid_block.attentions.0.to_q', 64, 64, { 'if.prediction': 'v_prediction' }));
     await sample(/expected DIR or DIR:SCALE with a scale from -1000 to 1000, got "much"/, 'run:much');
     await sample(/^if-sample: lora run: it is given twice; add the scales up\n$/, 'run', 'run:0.5');
     await sample(/^if-sample: nowhere: no such file or folder\n$/, 'nowhere');
