@@ -28,15 +28,15 @@ export async function toSquare(pixels: Pixels, { size, crop, flip, random }: Squ
   const resized = await addon.resizePixels(pixels.data, pixels.width, pixels.height, 3, width, height, FILTER);
   const spare = Math.max(width, height) - size;
   const offset = crop === 'random' ? Math.floor(place * (spare + 1)) : Math.round(spare / 2);
-  const square = width > height ? cutColumns(resized, width, offset, size) : resized.subarray(3 * size * offset, 3 * size * (offset + size));
-  return mirrored ? mirror(square, size) : square.slice();
+  const square = width > height ? cut(resized, width, offset, 0, size) : cut(resized, width, 0, offset, size);
+  return mirrored ? mirror(square, size) : square;
 }
 
-/** Columns `first` … `first + size − 1` of `size` rows. */
-function cutColumns(data: Uint8Array, width: number, first: number, size: number): Uint8Array {
+/** The square of `size` pixels whose first one is at (left, top), of a picture with rows of `width` RGB pixels. */
+export function cut(data: Uint8Array, width: number, left: number, top: number, size: number): Uint8Array {
   const out = new Uint8Array(3 * size * size);
   for (let y = 0; y < size; y++) {
-    const from = 3 * (y * width + first);
+    const from = 3 * ((top + y) * width + left);
     out.set(data.subarray(from, from + 3 * size), 3 * size * y);
   }
   return out;
