@@ -6,10 +6,10 @@ import { readTrainingConfig } from '../lib/training/config-file.js';
 
 const files = readdirSync('configs');
 
-test('there are configurations', () => expect(files).toEqual(['deepfloyd_if_l_pokemon_blip.ts', 'if_emoji_from_scratch.ts', 'if_emoji_noto.ts']));
+test('there are configurations', () => expect(files).toEqual(['deepfloyd_if_l_pokemon_blip.ts', 'if_emoji_noto.ts', 'if_emoji_stage1.ts', 'if_emoji_stage2.ts', 'if_emoji_stage3.ts', 'if_emoji_text.ts']));
 
 test.each(files)('%s', async (file) => {
-  expect(await readTrainingConfig(path.join('configs', file))).toMatchObject({ stage: 1, out: path.join('runs', path.basename(file, '.ts')) });
+  expect(await readTrainingConfig(path.join('configs', file))).toMatchObject({ stage: Number(/stage(\d)/.exec(file)?.[1] ?? 1), out: path.join('runs', path.basename(file, '.ts')) });
 });
 
 test("deepfloyd_if_l_pokemon_blip has diffengine's values", async () => {
