@@ -148,7 +148,7 @@ function emojiOf({ label, hexcode, group, tags = [] }: EmojiName, { icons, alias
 function captionsFor(name: string, tags: readonly string[]): string[] {
   const words = new Set(name.toLowerCase().split(/[^\p{L}\p{N}]+/u));
   const keywords = tags.filter((tag) => !words.has(tag.toLowerCase()));
-  const captions = [name, name, `a ${name}`, `${name} emoji`, `an emoji of ${name}`];
+  const captions = [name, name, name, name, `a ${name}`];
   for (const some of [keywords.slice(0, 3), keywords.slice(3, 6)]) if (some.length > 0) captions.push(`${name}, ${some.join(', ')}`);
   return captions;
 }

@@ -75,14 +75,14 @@ test('icons are found by name, drawn on white, centred when they are not square,
 
 test('captions: the name more often than the rest, keywords that the name does not have', async () => {
   const { emojis } = await loadEmojiSet('noto', await project({}));
-  expect(emojis[0]!.captions).toEqual(['left half', 'left half', 'a left half', 'left half emoji', 'an emoji of left half', 'left half, red, side, square', 'left half, big, bold, plain']);
-  expect(emojis[1]!.captions).toEqual(['right half', 'right half', 'a right half', 'right half emoji', 'an emoji of right half']);
+  expect(emojis[0]!.captions).toEqual(['left half', 'left half', 'left half', 'left half', 'a left half', 'left half, red, side, square', 'left half, big, bold, plain']);
+  expect(emojis[1]!.captions).toEqual(['right half', 'right half', 'right half', 'right half', 'a right half']);
   const dataset = await openEmoji({ set: 'noto' }, await context(await project({})));
   expect((await dataset.load(0, { size: 8, random: sequence(0.99, 0.9) }))!.caption).toBe('left half, big, bold, plain');
   const captions: string[] = [];
   for await (const caption of dataset.captions()) captions.push(caption);
-  expect(captions.slice(0, 7)).toEqual(['left half', 'a left half', 'left half emoji', 'an emoji of left half', 'left half, red, side, square', 'left half, big, bold, plain', 'right half']);
-  expect(captions.length).toBe(6 + 5 * 4);
+  expect(captions.slice(0, 5)).toEqual(['left half', 'a left half', 'left half, red, side, square', 'left half, big, bold, plain', 'right half']);
+  expect(captions.length).toBe(4 + 5 * 2);
   await dataset.close();
 });
 
