@@ -89,7 +89,9 @@ test('captions: the name more often than the rest, keywords that the name does n
 test('a part at a random place is that part of the whole, from the cache or drawn alone', async () => {
   for (const [cropFrom, size] of [[256, 64], [300, 75]] as const) { // 300: drawn without a cache
     const base = await project({});
-    const whole = await all(await openEmoji({ set: 'noto' }, await context(base)), cropFrom);
+    const uncut = await openEmoji({ set: 'noto' }, await context(base));
+    const whole = await all(uncut, cropFrom);
+    await uncut.close();
     const dataset = await openEmoji({ set: 'noto', cropFrom }, await context(base));
     for (let i = 0; i < dataset.length; i++) {
       const sample = await dataset.load(i, { size, random: sequence(0, 0.9, 0.34, 0.999) });
@@ -105,7 +107,12 @@ test('a part at a random place is that part of the whole, from the cache or draw
 
 test('groups', async () => {
   const base = await project({ names: [emoji('left half', 'A1'), emoji('wide', 'A3', { group: 0 }), emoji('offset', 'A4', { group: 8 })] });
-  const names = async (groups?: EmojiGroup[]): Promise<string[]> => [...(await all(await openEmoji({ set: 'noto', ...(groups ? { groups } : {}) }, await context(base)), 8)).keys()];
+  const names = async (groups?: EmojiGroup[]): Promise<string[]> => {
+    const dataset = await openEmoji({ set: 'noto', ...(groups ? { groups } : {}) }, await context(base));
+    const names = [...(await all(dataset, 8)).keys()];
+    await dataset.close();
+    return names;
+  };
   expect(await names()).toEqual(['left half', 'wide', 'offset']);
   expect(await names(['symbols', 'food'])).toEqual(['left half', 'offset']);
   await expectIFError('INVALID_ARGUMENT', () => names(['flags' as never]), /data\.groups: expected some of smileys, .*, symbols, got "flags"/);
