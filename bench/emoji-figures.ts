@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util';
 import { addon, type DType } from '../lib/addon.js';
 import type { DataContext } from '../lib/data/context.js';
 import type { Dataset, Sample } from '../lib/data/dataset.js';
-import { EMOJI_GROUPS, type EmojiGroup } from '../lib/data/emoji-set.js';
+import type { EmojiGroup } from '../lib/data/emoji-set.js';
 import { openEmoji } from '../lib/data/emoji.js';
 import { lowResolution, mirror } from '../lib/data/transforms.js';
 import { toBytes, toImages, writePng } from '../lib/image.js';
@@ -23,9 +23,10 @@ import { grid } from '../lib/training/preview.js';
 const NAMES = [
   'grinning face', 'face with tears of joy', 'smiling face with heart-eyes', 'smiling face with sunglasses', 'thinking face', 'angry face',
   'loudly crying face', 'skull', 'ghost', 'robot', 'red heart', 'dog face', 'cat face', 'pig face', 'frog', 'panda', 'lion', 'fox', 'tiger face',
-  'monkey face', 'penguin', 'rabbit face', 'cow face', 'octopus', 'sunflower', 'cactus', 'red apple', 'banana', 'lemon', 'strawberry', 'watermelon',
-  'pizza', 'hamburger', 'carrot', 'rocket', 'star', 'fire', 'soccer ball', 'basketball', 'balloon',
+  'monkey face', 'penguin', 'rabbit face', 'cow face', 'unicorn', 'octopus', 'butterfly', 'sunflower', 'tulip', 'cactus', 'four leaf clover',
+  'red apple', 'banana', 'lemon', 'strawberry', 'watermelon', 'carrot', 'pizza', 'hamburger', 'cheese wedge', 'ice cream',
 ];
+const TRAINED_GROUPS: EmojiGroup[] = ['smileys', 'animals', 'food'];
 const POOLED = 16;
 const NEAREST = 5;
 const EMBEDDED = fileURLToPath(new URL('../models/if-emoji', import.meta.url));
@@ -37,7 +38,7 @@ const { values } = parseArgs({ options: {
   upscale: { type: 'string' }, pictures: { type: 'string', default: '8' }, verbose: { type: 'boolean', default: false },
 } });
 const dtype = values.dtype as DType;
-const groups = (values.groups?.split(',') ?? EMOJI_GROUPS) as EmojiGroup[];
+const groups = (values.groups?.split(',') ?? TRAINED_GROUPS) as EmojiGroup[];
 const context: DataContext = { base: process.cwd(), cacheDir: defaultCacheDir() };
 const settings = {
   ...(values.timesteps === undefined ? {} : { timesteps: [/^\d+$/.test(values.timesteps) ? Number(values.timesteps) : values.timesteps] }),

@@ -22,5 +22,6 @@ def draw(prompts, seed):
 
 
 grid = draw(settings['prompts'], settings['seed'])
-save_file({'grid': grid, 'a_red_apple_seed1': draw(['a red apple'], 1)}, os.path.join(folder, 'reference_samples.safetensors'))
+name = f"grid{len(settings['prompts'])}_seed{settings['seed']}"
+save_file({name: grid, 'a_red_apple_seed1': draw(['a red apple'], 1)}, os.path.join(folder, 'reference_samples.safetensors'))
 print(grid.shape, float(grid.min()), float(grid.max()))
