@@ -4,6 +4,7 @@ import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { addon, type DType, type Precision } from '../lib/addon.js';
+import { resolveDevice } from '../lib/device.js';
 import { IFError } from '../lib/errors.js';
 import { parseT5Config, parseUNetConfig, type T5Config, type UNetConfig } from '../lib/models/config.js';
 import { T5Encoder } from '../lib/models/t5-encoder.js';
@@ -19,11 +20,12 @@ const USAGE = `usage: npm run bench -- KIND [options]
   t5         --config T5-XXL|DIR                           one encoding of 77 tokens; --batch N (2); --layers N: the first ones
              a pipeline folder DIR: its weights, with load_s, the seconds to load them
   train-step --config IF-I-M|…|DIR                         one optimizer step from random weights; --batch N --size PX --checkpointing --ema
+             --lora RANK: of LoRA factors on the frozen model
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
   --exact | --fast   convolutions as direct sums, or in their fastest form (unet-step, train-step, conv)
   --dtype f32|bf16 (bf16); t5 and gemm: int8, weights only, multiplied in bf16
-  --threads N (0 = all cores)  --runs N (5)  --json`;
+  --device cpu|cuda|cuda:N (cpu)  --threads N (0 = all cores)  --runs N (5)  --json`;
 
 // wrong arguments and everything that the library refuses: one line, no stack
 process.on('uncaughtException', (error: Error & { code?: string }) => {
@@ -36,15 +38,15 @@ const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
     config: { type: 'string' }, dtype: { type: 'string', default: 'bf16' }, batch: { type: 'string', default: '2' },
-    size: { type: 'string' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
+    size: { type: 'string' }, device: { type: 'string', default: 'cpu' }, threads: { type: 'string', default: '0' }, runs: { type: 'string', default: '5' },
     shape: { type: 'string' }, layers: { type: 'string' }, json: { type: 'boolean', default: false },
     exact: { type: 'boolean', default: false }, fast: { type: 'boolean', default: false }, checkpointing: { type: 'boolean', default: false }, ema: { type: 'boolean', default: false },
+    lora: { type: 'string' },
   },
 });
 const kind = positionals[0];
 const int8Weights = values.dtype === 'int8' && (kind === 't5' || kind === 'gemm');
 const dtype = (int8Weights ? 'bf16' : values.dtype) as DType;
-const device = 'cpu:0';
 const batch = positive(values.batch, '--batch');
 const runs = positive(values.runs, '--runs');
 
@@ -57,6 +59,7 @@ function stop(message: string): never {
   console.error(`bench: ${message}\n${USAGE}`);
   process.exit(2);
 }
+const device = resolveDevice(values.device);
 if (values.exact && values.fast) stop('--exact and --fast: give one of them');
 const precision: Precision = values.exact ? 'exact' : values.fast ? 'fast' : 'default';
 if (dtype !== 'f32' && dtype !== 'bf16') stop(`--dtype: expected f32 or bf16, got "${dtype}"`);
@@ -107,7 +110,7 @@ async function unetStep(): Promise<Measurement> {
   const name = values.config ?? stop('--config is missing');
   const parsed: UNetConfig = parseUNetConfig(await componentConfig(name, 'unet'), name);
   const size = values.size ? positive(values.size, '--size') : parsed.sampleSize ?? 64;
-  const plan = await UNet.plan(parsed, dtype, batch, size, size, PROMPT_TOKENS, false, precision);
+  const plan = await UNet.plan(parsed, dtype, batch, size, size, PROMPT_TOKENS, false, precision, device);
   const { model: unet, facts } = await loaded(name, 'unet', (files) => UNet.load(parsed, files, { dtype, device, precision }), () => UNet.random(parsed, { dtype, device, precision }));
   const generator = addon.generatorCreate(0n);
   const x = new Tensor(await addon.randn(generator, [batch, parsed.inChannels, size, size], device));
@@ -123,7 +126,7 @@ async function t5(): Promise<Measurement> {
   const name = values.config ?? stop('--config is missing');
   const whole: T5Config = parseT5Config(await componentConfig(name, 'text_encoder'), name);
   const parsed = values.layers ? { ...whole, numLayers: positive(values.layers, '--layers') } : whole;
-  const plan = await T5Encoder.plan(parsed, dtype, int8Weights, batch, PROMPT_TOKENS);
+  const plan = await T5Encoder.plan(parsed, dtype, int8Weights, batch, PROMPT_TOKENS, device);
   const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, int8Weights, device }), () => T5Encoder.random(parsed, { dtype, int8Weights, device }));
   const ids = new Int32Array(batch * PROMPT_TOKENS).map((_, i) => (i * 7919) % parsed.vocabSize);
   const mask = new Int32Array(ids.length).fill(1);
@@ -134,7 +137,7 @@ async function t5(): Promise<Measurement> {
 async function training(): Promise<Measurement> {
   const { what, step, flop } = await trainStep({
     config: values.config ?? stop('--config is missing'), dtype, device, batch, size: values.size ? positive(values.size, '--size') : undefined,
-    precision, checkpointing: values.checkpointing, ema: values.ema,
+    precision, checkpointing: values.checkpointing, ema: values.ema, lora: values.lora ? positive(values.lora, '--lora') : undefined,
   });
   const times = await timed(step);
   return { what, ...times, flop: flop() };
@@ -147,12 +150,12 @@ function shape(count: number): number[] {
 
 async function gemm(): Promise<Measurement> {
   const [m, n, k] = shape(3) as [number, number, number];
-  return { what: { m, n, k }, seconds: await addon.benchLinear(m, n, k, dtype, int8Weights, runs), flop: 2 * m * n * k };
+  return { what: { m, n, k }, seconds: await addon.benchLinear(m, n, k, dtype, int8Weights, runs, device), flop: 2 * m * n * k };
 }
 
 async function conv(): Promise<Measurement> {
   const [b, px, cin, cout] = shape(4) as [number, number, number, number];
-  return { what: { batch: b, size: px, in: cin, out: cout, precision }, seconds: await addon.benchConv(b, px, cin, cout, dtype, precision, runs), flop: 2 * b * px * px * 9 * cin * cout };
+  return { what: { batch: b, size: px, in: cin, out: cout, precision }, seconds: await addon.benchConv(b, px, cin, cout, dtype, precision, runs, device), flop: 2 * b * px * px * 9 * cin * cout };
 }
 
 const kinds: Record<string, () => Promise<Measurement>> = { 'unet-step': unetStep, 'train-step': training, t5, gemm, conv };

@@ -47,7 +47,7 @@ const settings = {
 
 /** All pictures of a set with their names. */
 async function pictures(dataset: Dataset, size: number, count = dataset.length): Promise<Sample[]> {
-  const all = await Promise.all(Array.from({ length: Math.min(count, dataset.length) }, (_, i) => dataset.load(i, { size, random: () => 0 })));
+  const all = await Promise.all(Array.from({ length: Math.min(count, dataset.length) }, (_, i) => dataset.load(i, { width: size, height: size, random: () => 0 })));
   return all.filter((sample) => sample !== undefined);
 }
 
@@ -98,7 +98,7 @@ async function asked(): Promise<void> {
   const sum = (key: 'first' | 'five'): number => rows.reduce((total, row) => total + row[key], 0);
   console.log(`${dataset.description}\n${NAMES.length} names × ${seeds} seeds: nearest ${percent(sum('first'))}, among the five nearest ${percent(sum('five'))}`);
   // per name: the samples, and the picture that was asked for
-  if (values.grid) await writePng(values.grid, grid(rows.map(({ name, drawn }) => joined([...drawn, toImages(known.find((picture) => picture.name === name)!.image, size)]))), { Software: 'deepfloyd-if' });
+  if (values.grid) await writePng(values.grid, grid(rows.map(({ name, drawn }) => joined([...drawn, toImages(known.find((picture) => picture.name === name)!.image, size, size)]))), { Software: 'deepfloyd-if' });
   await dataset.close();
 }
 
@@ -128,19 +128,19 @@ async function upscaled(index: 2 | 3): Promise<void> {
   const all = { bicubic: [] as number[], ours: [] as number[] };
   const shown: Images[] = [];
   for (const { image, caption } of await pictures(dataset, size, Number(values.pictures))) {
-    const small = await lowResolution(image, size, size / 4, 'bicubic');
+    const small = await lowResolution(image, { width: size, height: size }, 4, 'bicubic');
     const bicubic = await addon.resizePixels(small, size / 4, size / 4, 3, size, size, 'bicubic');
     const [positive, negative] = await encodePrompts([caption, ''], text, { dtype, device, cacheDir: null });
     const tensor = (embedding: Float32Array): Tensor => Tensor.from(embedding, [1, PROMPT_TOKENS, text.config.dModel], device);
     const guidance = settings.guidance?.[0] ?? defaults.guidance;
     const drawn = await stage.sample({
-      text: tensor(positive!), negativeText: guidance > 1 ? tensor(negative!) : undefined, batch: 1, height: size, width: size, lowRes: toImages(small, size / 4),
+      text: tensor(positive!), negativeText: guidance > 1 ? tensor(negative!) : undefined, batch: 1, height: size, width: size, lowRes: toImages(small, size / 4, size / 4),
       generator: addon.generatorCreate(0n), dtype, device, index,
       settings: { timesteps: settings.timesteps?.[0] ?? defaults.timesteps, guidance, noiseLevel: values['noise-level'] === undefined ? defaults.noiseLevel : Number(values['noise-level']) },
     });
     all.bicubic.push(psnr(bicubic, image));
     all.ours.push(psnr(toBytes(drawn), image));
-    shown.push(joined([toImages(bicubic, size), drawn, toImages(image, size)]));
+    shown.push(joined([toImages(bicubic, size, size), drawn, toImages(image, size, size)]));
     console.log(`${caption.padEnd(30)} bicubic ${all.bicubic.at(-1)!.toFixed(2)} dB, stage ${index} ${all.ours.at(-1)!.toFixed(2)} dB`);
   }
   const mean = (list: number[]): number => list.reduce((sum, value) => sum + value, 0) / list.length;

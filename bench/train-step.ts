@@ -4,6 +4,7 @@ import { Objective } from '../lib/diffusion/objective.js';
 import { parseDDPMConfig, parseUNetConfig } from '../lib/models/config.js';
 import { Tensor } from '../lib/tensor.js';
 import { PROMPT_TOKENS } from '../lib/text/prompt-embeddings.js';
+import { TEXT_TARGETS, UNET_TARGETS } from '../lib/training/lora.js';
 import { componentConfig } from './configs.js';
 
 export interface TrainStepOptions {
@@ -16,15 +17,18 @@ export interface TrainStepOptions {
   precision: Precision;
   checkpointing: boolean;
   ema: boolean;
+  /** Rank of factors beside the attention's layers of a frozen model; undefined: the whole model is trained. */
+  lora: number | undefined;
 }
 
 /** A model in training, ready to step; `flop` is of forward and backward together once a step was done. */
 export async function trainStep(options: TrainStepOptions): Promise<{ what: Record<string, unknown>; step: () => Promise<void>; flop: () => number }> {
-  const { config, dtype, device, batch, precision, checkpointing, ema } = options;
+  const { config, dtype, device, batch, precision, checkpointing, ema, lora: rank } = options;
   const unet = parseUNetConfig(await componentConfig(config, 'unet'), config);
   const size = options.size ?? unet.sampleSize ?? 64;
-  const trainerOptions = { dtype, precision, checkpointing, ema };
-  const plan = await addon.planTrainer(JSON.stringify(unet), null, trainerOptions, batch, size, size, PROMPT_TOKENS);
+  const lora = rank === undefined ? null : { rank, alpha: rank, dropout: 0, targets: UNET_TARGETS, textTargets: TEXT_TARGETS };
+  const trainerOptions = { dtype, precision, checkpointing, ema, lora };
+  const plan = await addon.planTrainer(JSON.stringify(unet), null, trainerOptions, batch, size, size, PROMPT_TOKENS, device);
   const trainer = await addon.trainerCreate(JSON.stringify(unet), null, device, trainerOptions);
   await addon.trainerInitialise(trainer, 0n);
   const upscales = unet.classEmbedType === 'timestep';
@@ -47,5 +51,5 @@ export async function trainStep(options: TrainStepOptions): Promise<{ what: Reco
     flop = (await addon.trainerAccumulate(trainer, micro)).flops;
     await addon.trainerStep(trainer, { step: ++n, lr: 1e-5, weightDecay: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, clipNorm: 1, emaDecay: ema ? 0.999 : 0, normLimit: 0 });
   };
-  return { what: { config, batch, size, precision, checkpointing, ema, ...addon.trainerInfo(trainer), plannedBytes: plan.weightBytes + plan.activationBytes }, step, flop: () => flop };
+  return { what: { config, batch, size, precision, checkpointing, ema, ...(rank === undefined ? {} : { lora: rank }), ...addon.trainerInfo(trainer), plannedBytes: plan.weightBytes + plan.activationBytes }, step, flop: () => flop };
 }

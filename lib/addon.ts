@@ -130,7 +130,20 @@ export interface TrainerOptions {
   precision: Precision;
   checkpointing: boolean;
   ema: boolean;
+  /** The factors are trained, the model itself is frozen in `dtype`; null: the whole model is trained. */
+  lora: { rank: number; alpha: number; dropout: number; targets: string[]; textTargets: string[] } | null;
 }
+/** Two float32 factors of a linear layer, on the CPU: `scale` · up · down is added to its weight. */
+export interface LoraProduct {
+  /** The layer, e.g. `down_blocks.1.attentions.0.to_q`. */
+  module: string;
+  /** (rank, in). */
+  down: TensorHandle;
+  /** (out, rank). */
+  up: TensorHandle;
+  scale: number;
+}
+
 export type TrainerState = 'unet' | 'unet_ema' | 'unet_moments' | 't5' | 't5_ema' | 't5_moments';
 
 export interface Addon {
@@ -139,6 +152,10 @@ export interface Addon {
 
   cpuInfo(): { isa: string; supported: string[]; cores: number };
   cudaInfo(): { built: boolean; devices: { name: string; memory: number }[]; reason: string };
+  /** Throws NOT_BUILT when the device cannot be used here. */
+  checkDevice(device: string): void;
+  /** Bytes that tensors can still take on a cuda device. */
+  deviceMemory(device: string): number;
   /** Threads of a device's queue; 0 = available cores. Throws while the queue has commands. */
   setThreads(device: string, threads: number): void;
   getThreads(device: string): number;
@@ -174,12 +191,13 @@ export interface Addon {
   }>;
   /** A file that is written tensor by tensor and appears under its name with the commit; disposed before, it leaves nothing. */
   safetensorsWriter(path: string, tensors: { name: string; dtype: TensorInfo['dtype']; shape: readonly number[] }[], metadata: [string, string][], cancel?: CancelToken | null): Promise<SafetensorsWriterHandle>;
-  /** Dense little-endian elements of `dtype`; floating types are converted into the declared one. */
-  safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], cancel?: CancelToken | null): Promise<void>;
+  /** Dense little-endian elements of `dtype`; products of their layer are added, floating types are converted into the declared one. */
+  safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], lora?: LoraProduct[] | null, cancel?: CancelToken | null): Promise<void>;
   safetensorsCommit(writer: SafetensorsWriterHandle, cancel?: CancelToken | null): Promise<void>;
 
   unetCreate(config: string, dtype: DType, device: string, precision: Precision): Promise<UNetHandle>;
-  unetLoad(unet: UNetHandle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  /** `lora`: products that are added to the weights. */
+  unetLoad(unet: UNetHandle, files: string[], lora?: LoraProduct[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random weights, for benchmarks. */
   unetLoadRandom(unet: UNetHandle, cancel?: CancelToken | null): Promise<void>;
   unetInfo(unet: UNetHandle): { parameters: number; weightBytes: number };
@@ -187,21 +205,21 @@ export interface Addon {
   unetPrepare(unet: UNetHandle, text: TensorHandle, pooledText: TensorHandle | null, cancel?: CancelToken | null): Promise<ConditioningHandle>;
   /** x (B, H, W, C) float32 → (B, H, W, out_channels) float32. */
   unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): Promise<MemoryPlan>;
+  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device: string): Promise<MemoryPlan>;
 
   /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
   t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
-  t5Load(t5: T5Handle, files: string[], onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  t5Load(t5: T5Handle, files: string[], lora?: LoraProduct[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   t5LoadRandom(t5: T5Handle, cancel?: CancelToken | null): Promise<void>;
   t5Info(t5: T5Handle): { parameters: number; weightBytes: number };
   /** ids, mask: batch × T int32 → (B, T, d_model) float32. */
   t5Forward(t5: T5Handle, ids: Int32Array, mask: Int32Array, batch: number, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planT5(config: string, dtype: DType, int8Weights: boolean, batch: number, tokens: number): Promise<MemoryPlan>;
+  planT5(config: string, dtype: DType, int8Weights: boolean, batch: number, tokens: number, device: string): Promise<MemoryPlan>;
 
   /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
-  benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number): Promise<number[]>;
+  benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number, device: string): Promise<number[]>;
   /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `precision` as in a UNet. */
-  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, precision: Precision, runs: number): Promise<number[]>;
+  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, precision: Precision, runs: number, device: string): Promise<number[]>;
   /**
    * Writes random weights of a whole model, for benchmarks, tensor by tensor: PREFIX.safetensors, or
    * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.
@@ -210,7 +228,8 @@ export interface Addon {
 
   /** A model in training: float32 parameters, gradients, moments, EMA. t5Config: the text encoder is trained as well. */
   trainerCreate(unetConfig: string, t5Config: string | null, device: string, options: TrainerOptions): Promise<TrainerHandle>;
-  trainerLoad(trainer: TrainerHandle, unetFiles: string[], t5Files: string[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
+  /** `seed`: of the first factors of a LoRA. */
+  trainerLoad(trainer: TrainerHandle, unetFiles: string[], t5Files: string[] | null, seed: bigint, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random parameters, for training from scratch. */
   trainerInitialise(trainer: TrainerHandle, seed: bigint, cancel?: CancelToken | null): Promise<void>;
   trainerInfo(trainer: TrainerHandle): { parameters: number; bytes: number };
@@ -229,8 +248,8 @@ export interface Addon {
   /** Copies for sampling, packed in `dtype`. */
   trainerUnet(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<UNetHandle>;
   trainerT5(trainer: TrainerHandle, dtype: DType, ema: boolean, cancel?: CancelToken | null): Promise<T5Handle>;
-  /** Parameters, gradients, moments and EMA as weightBytes; the rest of one micro-batch as activationBytes. */
-  planTrainer(unetConfig: string, t5Config: string | null, options: TrainerOptions, batch: number, height: number, width: number, tokens: number): Promise<MemoryPlan>;
+  /** Parameters, gradients, moments, EMA and frozen weights as weightBytes; the rest of one micro-batch as activationBytes. */
+  planTrainer(unetConfig: string, t5Config: string | null, options: TrainerOptions, batch: number, height: number, width: number, tokens: number, device: string): Promise<MemoryPlan>;
 
   /**
    * Antialiased resize of interleaved 8-bit pixels as Pillow's Image.resize computes it (separable, support scaled by the
@@ -253,7 +272,7 @@ export interface Addon {
   }, cancel?: CancelToken | null): Promise<{ x: TensorHandle; x0: TensorHandle; flops: number }>;
 }
 
-const ABI = 3;
+const ABI = 4;
 
 function loadAddon(): Addon {
   const require = createRequire(import.meta.url);

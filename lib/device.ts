@@ -9,12 +9,9 @@ import { IFError } from './errors.js';
 export function resolveDevice(name: string): string {
   const match = /^(cpu|cuda)(?::(\d{1,3}))?$/.exec(name);
   if (!match) throw new IFError('INVALID_ARGUMENT', `device: expected cpu, cpu:N, cuda or cuda:N, got "${name}"`);
-  if (match[1] === 'cuda') {
-    const { built, devices, reason } = addon.cudaInfo();
-    const why = reason || (built ? `${devices.length} device(s) found, but this version has no CUDA kernels` : 'built without CUDA');
-    throw new IFError('NOT_BUILT', `device: "${name}" cannot be used: ${why}; use --device cpu`);
-  }
-  return `cpu:${match[2] ?? 0}`;
+  const device = `${match[1]}:${match[2] ?? 0}`;
+  addon.checkDevice(device);
+  return device;
 }
 
 /** Sets the number of threads of a device; 0 = the cores that this process may use. */

@@ -36,20 +36,20 @@ export function toBytes({ data: pixels, shape }: Images): Uint8Array {
 
 /**
  * RGB bytes as values in [-1, 1]: x / 127.5 - 1.
- * @param bytes square pictures, one after another, (N, side, side, 3)
- * @returns (N, 3, side, side)
+ * @param bytes pictures, one after another, (N, height, width, 3)
+ * @returns (N, 3, height, width)
  */
-export function toImages(bytes: Uint8Array, side: number): Images {
-  const plane = side * side;
+export function toImages(bytes: Uint8Array, height: number, width: number): Images {
+  const plane = height * width;
   const count = bytes.length / (3 * plane);
-  if (!(plane > 0 && Number.isInteger(count))) throw new IFError('INVALID_ARGUMENT', `pictures: expected a multiple of 3 · ${side} · ${side} bytes, got ${bytes.length}`);
+  if (!(plane > 0 && Number.isInteger(count))) throw new IFError('INVALID_ARGUMENT', `pictures: expected a multiple of 3 · ${height} · ${width} bytes, got ${bytes.length}`);
   const data = new Float32Array(bytes.length);
   for (let n = 0; n < count; n++) {
     for (let c = 0; c < 3; c++) {
       for (let i = 0; i < plane; i++) data[(n * 3 + c) * plane + i] = bytes[(n * plane + i) * 3 + c]! / 127.5 - 1;
     }
   }
-  return { data, shape: [count, 3, side, side] };
+  return { data, shape: [count, 3, height, width] };
 }
 
 /**

@@ -2,6 +2,7 @@
 export { Cascade, type CascadeOptions, type GenerateOptions, type GenerateResult } from './pipelines/cascade.js';
 export type { OnProgress, ProgressEvent } from './pipelines/progress.js';
 export type { StageSettings } from './pipelines/stage.js';
+export { mergeLora, parseLoraSpec, type LoraSpec } from './weights/lora.js';
 export type { DType, Precision, T5DType } from './addon.js';
 export { IFError, type ErrorCode } from './errors.js';
 export { imageAt, type Images } from './tensor.js';
@@ -13,3 +14,10 @@ export { train, type TrainOptions } from './training/trainer.js';
 export type { TrainingEvent } from './training/events.js';
 export type { ResolvedConfig } from './training/resolve-config.js';
 export type { DataConfig } from './data/open.js';
+export { originalToDiffusers, diffusersToOriginal, type ConvertOptions, type OriginalOptions } from './weights/convert.js';
+export { diffengineToDiffusers, type DiffengineOptions } from './weights/diffengine.js';
+export { rewriteModel, type RewriteOptions } from './weights/rewrite.js';
+export { publish, type PublishOptions } from './training/publish.js';
+export { inspect, isSound, type ComponentReport, type InspectReport, type TensorCount } from './weights/inspect.js';
+export type { WeightDType } from './weights/file-dtype.js';
+export type { Component, WeightsVariant } from './weights/folder.js';

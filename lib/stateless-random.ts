@@ -9,6 +9,8 @@ export const Purpose = {
   HeldOut: 6,
   /** Seeds of stage I's samples as low-resolution pictures. */
   LowResolution: 7,
+  /** Shape of the pictures of a step. */
+  Bucket: 8,
 } as const;
 export type Purpose = (typeof Purpose)[keyof typeof Purpose];
 

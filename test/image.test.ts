@@ -88,10 +88,10 @@ test('readPngText refuses what is not a whole PNG file', async () => {
 
 test('bytes to values and back', async () => {
   const bytes = Uint8Array.from({ length: 2 * 3 * 256 }, (_, i) => i % 256);
-  const images = toImages(bytes, 16);
+  const images = toImages(bytes, 16, 16);
   expect(images.shape).toEqual([2, 3, 16, 16]);
   expect(images.data[0]).toBe(-1);
   expect(images.data[256]).toBe(Math.fround(1 / 127.5 - 1)); // green of the first pixel
   for (let n = 0; n < 2; n++) expect(toBytes({ data: images.data.subarray(n * 768, (n + 1) * 768), shape: [1, 3, 16, 16] })).toEqual(bytes.subarray(n * 768, (n + 1) * 768));
-  await expectIFError('INVALID_ARGUMENT', () => toImages(bytes, 15), /multiple of 3 · 15 · 15 bytes, got 1536/);
+  await expectIFError('INVALID_ARGUMENT', () => toImages(bytes, 15, 15), /multiple of 3 · 15 · 15 bytes, got 1536/);
 });

@@ -17,7 +17,8 @@ const NATIVE: Record<string, string[]> = {
   nn: ['core', 'ops', 'io', 'autograd'],
   optim: ['core', 'ops'],
   training: ['core', 'ops', 'io', 'autograd', 'nn', 'optim'],
-  addon: ['core', 'cuda', 'ops', 'io', 'nn', 'training'],
+  bench: ['core', 'cuda', 'ops', 'io', 'nn', 'training'],
+  addon: ['core', 'cuda', 'ops', 'io', 'nn', 'training', 'bench'],
 };
 const LIB: Record<string, string[]> = {
   '.': ['models', 'diffusion', 'text', 'weights', 'pipelines', 'data', 'training'], // index.ts, and the shared files beside it

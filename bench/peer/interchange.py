@@ -59,10 +59,10 @@ TOLERANCE = 2e-3  # test/golden/README.md: pipelines, float32, absolute
 def picture(pipeline, **kw):
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type='pt', generator=kw.pop('generator', None) or torch.Generator().manual_seed(SEED), **kw).images
-def draw(*stages):
+def draw(*stages, lora=()):
     flags = [part for i, path in enumerate(stages) for part in (f'--stage{i + 1}', path)]
     each = lambda value: ','.join([str(value)] * len(stages))
-    node('if-sample', PROMPT, *flags, '--steps', each(STEPS), '--guidance', each(GUIDANCE), '--seed', str(SEED), '--exact', '--out', at('ours.safetensors'))
+    node('if-sample', PROMPT, *flags, '--steps', each(STEPS), '--guidance', each(GUIDANCE), '--seed', str(SEED), '--exact', *[part for path in lora for part in ('--lora', path)], '--out', at('ours.safetensors'))
     return load_file(at('ours.safetensors'))['images']
 def compare_pictures(name, theirs, ours):
     error = float((theirs - ours).abs().max())
@@ -161,6 +161,29 @@ base = load(UNET, golden('tiny-if-I', 'unet'))[0]
 messages.clear(); tuned = PeftModel.from_pretrained(base, at('lora-peft')); found = set(messages) - usual
 check('LoRA for PEFT: loaded without a warning', not found, **(dict(warnings=sorted(found)) if found else {}))
 check('LoRA for PEFT: the recorded result', lora_error(tuned) <= 1e-5, error=lora_error(tuned), tolerance=1e-5)
+
+# ---- LoRA trained here: drawn by both, and merged into the weights
+config = json.load(open(at('config.json')))
+config['model'].pop('trainTextEncoder')
+with open(at('lora.json'), 'w') as f: json.dump(dict(config, lora=dict(rank=3, alpha=12, dropout=0.1), optimizer=dict(lr=3e-2)), f)
+node('if-train', at('lora.json'), '--out', at('lora-run'))
+pipe = load(PIPELINE, golden('tiny-if-I'))[0]
+without = picture(pipe)
+found = adapters_warnings(lambda: pipe.load_lora_weights(at('lora-run'))) - usual_lora - usual
+check('trained LoRA: diffusers loads it without a warning', not found, **(dict(warnings=sorted(found)) if found else {}))
+with_lora = picture(pipe)
+check('trained LoRA: the picture is another one', float((with_lora - without).abs().max()) > 10 * TOLERANCE, largest_difference=float((with_lora - without).abs().max()))
+compare_pictures('trained LoRA: the same picture', with_lora, draw(golden('tiny-if-I'), lora=[at('lora-run')]))
+pipe.set_adapters(pipe.get_active_adapters(), 0.5)
+compare_pictures('trained LoRA, half of it: the same picture', picture(pipe), draw(golden('tiny-if-I'), lora=[at('lora-run') + ':0.5']))
+messages.clear(); tuned = PeftModel.from_pretrained(load(UNET, golden('tiny-if-I', 'unet'))[0], at('lora-run', 'peft', 'unet')); found = set(messages) - usual
+check('trained LoRA: PEFT loads it without a warning', not found, **(dict(warnings=sorted(found)) if found else {}))
+merged = tuned.merge_and_unload().state_dict()
+node('if-convert', 'merge-lora', golden('tiny-if-I'), at('merged'), '--lora', at('lora-run'), '--dtype', 'f32')
+pipe = quietly('merged LoRA: diffusers loads the folder without a warning', PIPELINE, at('merged'))
+error = max(float((v - merged[k]).abs().max() / v.abs().max()) for k, v in pipe.unet.state_dict().items())
+check('merged LoRA: the weights that PEFT merges', error <= 1e-6, largest_relative_difference=error, tolerance=1e-6)
+compare_pictures('merged LoRA: the same picture', picture(pipe), draw(at('merged')))
 
 if A.out:
     with open(A.out, 'w') as f:

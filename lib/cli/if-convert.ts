@@ -6,6 +6,7 @@ import { diffengineToDiffusers } from '../weights/diffengine.js';
 import { WEIGHT_DTYPES, type WeightDType } from '../weights/file-dtype.js';
 import type { Component, WeightsVariant } from '../weights/folder.js';
 import { inspect, isSound } from '../weights/inspect.js';
+import { mergeLora, parseLoraSpec, type LoraSpec } from '../weights/lora.js';
 import { rewriteModel } from '../weights/rewrite.js';
 import { inspectText } from './inspect-text.js';
 import { ProgressReport } from './progress-report.js';
@@ -17,6 +18,7 @@ Examples:
   $ if-convert diffusers-to-original IF-I-XL IF-I-XL-original
   $ if-convert diffengine work_dirs/if_l/epoch_50.pth IF-I-L-tuned --base IF-I-L-v1.0
   $ if-convert publish runs/pokemon IF-I-L-pokemon --dtype f16
+  $ if-convert merge-lora IF-I-XL IF-I-XL-dog --lora runs/dog:0.8 --dtype bf16
   $ if-convert dtype IF-I-XL IF-I-XL-bf16 --dtype bf16
   $ if-convert inspect IF-I-XL --json
 
@@ -29,6 +31,7 @@ interface Flags {
   maxShardSize?: number;
   variant?: WeightsVariant;
   base: string;
+  lora: Required<LoraSpec>[];
   textEncoder?: string;
   saveKeys?: Component[];
   json: boolean;
@@ -85,6 +88,9 @@ conversion('diffengine', 'A checkpoint of diffengine (epoch_N.pth) becomes a dif
 conversion('publish', 'A checkpoint of if-train becomes a diffusers folder.', '<checkpoint>', 'folder of a checkpoint, or of a run (its newest one)',
   [saveKeys('default: both'), dtypeOption(), shards(), forceOption()],
   (from, to, options, flags) => publish(from, to, { ...options, saveKeys: flags.saveKeys }));
+conversion('merge-lora', 'LoRA adapters become a part of the weights of a pipeline folder; with a negative scale they are taken out again.', '<in>', 'pipeline folder',
+  [new Option('--lora <dir[:scale]>', 'adapter; may be repeated').argParser((text: string, before: Required<LoraSpec>[] = []) => [...before, parseLoraSpec(text)]).makeOptionMandatory(), dtypeOption(), shards(), forceOption()],
+  (from, to, options, flags) => mergeLora(from, to, flags.lora, options));
 conversion('dtype', 'The same model in another type: a pipeline folder, a component folder, or a single file (to FILE.safetensors).', '<in>', 'folder or file',
   [dtypeOption().makeOptionMandatory(), variant(), shards(), forceOption()], (from, to, options, flags) => rewriteModel(from, to, { ...options, variant: flags.variant }));
 conversion('safetensors', 'The same model with .bin files written as .safetensors: a pipeline folder, a component folder, or a single file.', '<in>', 'folder or file',

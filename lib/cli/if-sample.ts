@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { DType, T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import { Cascade, randomSeed, type GenerateOptions } from '../pipelines/cascade.js';
+import { parseLoraSpec, type LoraSpec } from '../weights/lora.js';
 import { packageVersion, runCli } from './run.js';
 import { outputPlan, saveResult } from './output.js';
 import { ProgressReport } from './progress-report.js';
@@ -12,6 +13,7 @@ Examples:
   $ if-sample "a red apple"
   $ if-sample "a red apple" "a lemon" --seed 7 --num-images 4 --out fruit.png
   $ if-sample "a photo of a kangaroo" --stage1 IF-I-XL-v1.0 --stage2 IF-II-L-v1.0 --dtype bf16 --out kangaroo.png
+  $ if-sample "a photo of sks dog" --stage1 IF-I-XL-v1.0 --lora runs/dog:0.8
   $ if-sample "a red apple" --steps 50 --guidance 4 --out apple.safetensors
 
 Without --stage1 the embedded cascade if-emoji draws. Folders are diffusers pipeline folders (model_index.json). The
@@ -21,6 +23,7 @@ interface Flags {
   stage1?: string;
   stage2?: string;
   stage3?: string;
+  lora: Required<LoraSpec>[];
   variant?: 'fp16' | 'bf16';
   negative?: string;
   seed?: bigint;
@@ -67,6 +70,7 @@ const program = new Command('if-sample')
   .option('--stage1 <dir>', 'pipeline folder of stage I (default: the embedded if-emoji)')
   .option('--stage2 <dir>', 'pipeline folder of stage II')
   .option('--stage3 <dir>', 'pipeline folder of stage III')
+  .option('--lora <dir[:scale]>', 'LoRA adapter of PEFT\'s or diffusers\' layout, e.g. runs/dog:0.8; may be repeated', (text: string, before: Required<LoraSpec>[]) => [...before, parseLoraSpec(text)], [])
   .addOption(new Option('--variant <name>', 'weights of this variant').choices(['fp16', 'bf16']))
   .option('--negative <text>', 'negative prompt, for every stage')
   .option('--seed <n>', "seed, as torch's CPU generator (default: random, printed)", seed)
@@ -77,11 +81,11 @@ const program = new Command('if-sample')
   .option('--height <px>', 'height of stage I; later stages enlarge it (IF: 4 times)', integer)
   .option('--width <px>', 'width of stage I', integer)
   .option('--num-images <n>', 'pictures per prompt', integer, 1)
-  .addOption(new Option('--dtype <type>', 'arithmetic (default: f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
+  .addOption(new Option('--dtype <type>', 'arithmetic (default: bf16 on cuda; else f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
   .addOption(new Option('--t5-dtype <type>', 'text encoder (default: as --dtype); int8: half the memory of bf16').choices(['f32', 'bf16', 'int8']))
   .option('--exact', 'convolutions as direct sums: slower, with less rounding error', false)
   .option('--fast', 'bf16: convolutions in their fastest form, with more rounding error', false)
-  .option('--device <name>', 'cpu or cuda', 'cpu')
+  .option('--device <name>', 'cpu, cuda or cuda:N', 'cpu')
   .option('--threads <n>', 'CPU threads, 0 = all cores', integer, 0)
   .option('--out <file>', 'FILE.png, or FILE.safetensors (key "images", float32 NCHW in [-1, 1]); default: PROMPT-SEED.png')
   .option('--save-stages', 'write the pictures of every stage', false)
@@ -98,7 +102,7 @@ await runCli(program, async (signal) => {
   const seedUsed = flags.seed ?? randomSeed();
   const plan = await outputPlan(flags.out, prompts[0]!, seedUsed);
   const cascade = await Cascade.load({
-    ...pick(flags, ['stage1', 'stage2', 'stage3', 'variant', 'dtype', 't5Dtype']),
+    ...pick(flags, ['stage1', 'stage2', 'stage3', 'lora', 'variant', 'dtype', 't5Dtype']),
     precision: flags.exact ? 'exact' : flags.fast ? 'fast' : 'default', device: flags.device, threads: flags.threads, ...(flags.cache ? {} : { cacheDir: null }),
   });
   const report = new ProgressReport(process.stderr, flags.verbose);

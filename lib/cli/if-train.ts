@@ -9,7 +9,7 @@ const EXAMPLES = `
 Examples:
   $ if-train configs/if_emoji_noto.ts
   $ if-train configs/if_emoji_noto.ts --set optimizer.lr=1e-5 --set batchSize=8 --out runs/lower
-  $ if-train configs/if_emoji_noto.ts --resume --steps 4000
+  $ if-train configs/if_emoji_noto.ts --resume
   $ if-sample "a red apple" --stage1 runs/if_emoji_noto
 
 The configuration is a TypeScript, JavaScript or JSON file; see defineConfig. The folder of the run (--out) gets checkpoints,

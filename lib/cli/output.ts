@@ -45,8 +45,8 @@ export async function saveResult(result: GenerateResult, plan: OutputPlan, about
 }
 
 async function saveImages(images: Images, stem: string, plan: OutputPlan, result: GenerateResult, about: { prompts: string[]; negative: string; numImages: number }): Promise<string[]> {
-  const { dtype, t5Dtype, precision } = result;
-  const settings = JSON.stringify({ dtype, ...(t5Dtype === dtype ? {} : { t5Dtype }), precision, stages: result.settings });
+  const { dtype, t5Dtype, precision, lora } = result;
+  const settings = JSON.stringify({ dtype, ...(t5Dtype === dtype ? {} : { t5Dtype }), precision, ...(lora.length ? { lora } : {}), stages: result.settings });
   const common = { 'negative prompt': about.negative, seed: String(result.seed), settings, Software: 'deepfloyd-if' };
   if (plan.format === 'safetensors') {
     const file = `${stem}.safetensors`;

@@ -48,8 +48,12 @@ export class TrainingReport {
     const fraction = total > 0 ? done / total : 1;
     const amount = (value: number): string => (unit === 'bytes' ? gigabytes(value) : String(value));
     if (this.terminal.live) return this.terminal.update(`${component.padEnd(12)} ${bar(fraction)} ${amount(done)} of ${amount(total)}`, fraction >= 1);
-    if (this.loading !== component) this.terminal.print(`${component}: loading ${amount(total)}`);
+    const now = performance.now();
+    if (this.loading !== component) this.terminal.print(unit === 'bytes' ? `${component}: loading ${amount(total)}` : `${component}: ${total}`);
+    else if (done < total && now - this.printed > 1000 * PIPED_SECONDS) this.terminal.print(`${component}: ${amount(done)} of ${amount(total)}`);
+    else return;
     this.loading = component;
+    this.printed = now;
   }
 
   private step(event: Extract<TrainingEvent, { type: 'step' }>): void {

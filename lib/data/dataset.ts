@@ -11,9 +11,13 @@ export interface Sample {
   weight?: number;
 }
 
-export interface LoadSampleOptions {
-  /** Side of the square picture in pixels. */
-  size: number;
+export interface Shape {
+  width: number;
+  height: number;
+}
+
+/** Of the picture that is wanted, in pixels. */
+export interface LoadSampleOptions extends Shape {
   /** Uniform numbers in [0, 1) that belong to this visit: for crop, flip and choice of caption. */
   random: () => number;
   signal?: AbortSignal;
@@ -25,7 +29,7 @@ export interface Dataset {
   /** What it is, for messages and the saved configuration. */
   readonly description: string;
   /**
-   * Decodes and transforms one picture. The same index, size and random numbers give the same sample.
+   * Decodes and transforms one picture. The same index, shape and random numbers give the same sample.
    * @param index a whole number from 0 to length − 1
    * @returns undefined when the picture cannot be read: it is then listed in `skipped`
    */
@@ -35,6 +39,11 @@ export interface Dataset {
    * starts.
    */
   captions(): AsyncIterable<string>;
+  /**
+   * Width ÷ height of every picture as it is seen upright, from the headers of the files; NaN for those that cannot be read,
+   * which are then listed in `skipped`. Absent where every picture is square.
+   */
+  aspectRatios?(options?: { onProgress?: (done: number, total: number) => void; signal?: AbortSignal }): Promise<Float64Array>;
   close(): Promise<void>;
   /** The pictures that could not be read so far, each once. */
   readonly skipped: { key: string; reason: string }[];

@@ -3,6 +3,7 @@ import sharp, { type Metadata } from 'sharp';
 import { IFError } from '../errors.js';
 import { ioError } from '../files.js';
 import { Budget } from './budget.js';
+import type { Shape } from './dataset.js';
 
 /** A decoded picture: 3 · width · height bytes, RGB, row by row. */
 export interface Pixels {
@@ -53,23 +54,44 @@ export async function decode<T>(source: Uint8Array | string, use: (pixels: Pixel
   }
 }
 
+/**
+ * Width and height of a picture as it is seen upright, from its header: the rest of a file is not read, and may be damaged.
+ * @param source the bytes of the file, or its path
+ * @returns or why the picture cannot be used, as decode
+ */
+export async function readShape(source: Uint8Array | string): Promise<Shape | Unusable> {
+  return await refusal(source) ?? readHeader(source);
+}
+
 async function encodedBytes(source: Uint8Array | string): Promise<{ bytes: Uint8Array } | Unusable> {
-  let bytes = source;
-  if (typeof bytes === 'string') {
+  const refused = await refusal(source);
+  if (refused) return refused;
+  try {
+    return { bytes: typeof source === 'string' ? await readFile(source) : source };
+  } catch (error) {
+    return { reason: (ioError('reading', source as string, error) as Error).message };
+  }
+}
+
+/** Why a file is not even read. */
+async function refusal(source: Uint8Array | string): Promise<Unusable | undefined> {
+  let bytes: number;
+  if (typeof source === 'string') {
     try {
-      const found = await stat(bytes);
+      const found = await stat(source);
       if (!found.isFile()) return { reason: 'it is not a file' }; // opening a pipe would wait for ever
-      if (found.size > LARGEST_FILE) return { reason: `its file has ${found.size} bytes, more than ${LARGEST_FILE}` };
-      bytes = await readFile(bytes);
+      bytes = found.size;
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
       if (code === 'ENOENT') return { reason: 'the file does not exist' };
-      return { reason: (ioError('reading', source as string, error) as Error).message };
+      return { reason: (ioError('reading', source, error) as Error).message };
     }
+  } else {
+    bytes = source.length;
   }
-  if (bytes.length === 0) return { reason: 'its file is empty' };
-  if (bytes.length > LARGEST_FILE) return { reason: `its file has ${bytes.length} bytes, more than ${LARGEST_FILE}` };
-  return { bytes };
+  if (bytes === 0) return { reason: 'its file is empty' };
+  if (bytes > LARGEST_FILE) return { reason: `its file has ${bytes} bytes, more than ${LARGEST_FILE}` };
+  return undefined;
 }
 
 /** sharp's and libvips' message, on one line. */
@@ -79,10 +101,10 @@ function reasonOf(error: unknown): string {
   return `it cannot be decoded: ${message.trim().replace(/\s*\n\s*/g, '; ')}`;
 }
 
-async function readHeader(bytes: Uint8Array): Promise<{ width: number; height: number } | Unusable> {
+async function readHeader(source: Uint8Array | string): Promise<Shape | Unusable> {
   let header: Metadata;
   try {
-    header = await sharp(bytes, { limitInputPixels: false }).metadata();
+    header = await sharp(source, { limitInputPixels: false }).metadata();
   } catch (error) {
     return { reason: reasonOf(error) };
   }
@@ -94,7 +116,7 @@ async function readHeader(bytes: Uint8Array): Promise<{ width: number; height: n
   if (Math.max(width, height) > LARGEST_RATIO * Math.min(width, height)) {
     return { reason: `it has ${width} × ${height} pixels: one side is more than ${LARGEST_RATIO} times the other` };
   }
-  return { width, height };
+  return header.autoOrient;
 }
 
 async function readPixels(bytes: Uint8Array): Promise<Pixels | Unusable> {

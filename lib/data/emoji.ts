@@ -72,22 +72,23 @@ class EmojiDataset implements Dataset {
   }
 
   /** Draws two numbers: caption, flip; and two more for the place of a cut. */
-  async load(index: number, { size, random, signal }: LoadSampleOptions): Promise<Sample | undefined> {
-    checkRequest(index, this.length, size);
+  async load(index: number, { width, height, random, signal }: LoadSampleOptions): Promise<Sample | undefined> {
+    checkRequest(index, this.length, { width, height });
+    if (width !== height) throw new IFError('INVALID_ARGUMENT', `emojis are square, got ${width} × ${height}`);
     const position = this.chosen[index]!;
     const emoji = this.all[position]!;
     const key = `${this.options.set}/${emoji.hexcode}`;
     const caption = choose(emoji.captions, random());
     const flip = random() < 0.5 && (this.options.flip ?? false);
-    const image = await this.picture(position, size, random, signal);
+    const image = await this.picture(position, width, random, signal);
     if ('reason' in image) {
       this.list.add({ key, reason: image.reason });
       return undefined;
     }
-    return { key, image: flip ? mirror(image, size) : image, width: size, height: size, caption };
+    return { key, image: flip ? mirror(image, width) : image, width, height, caption };
   }
 
-  private async picture(position: number, size: number, random: () => number, signal: AbortSignal | undefined): Promise<Uint8Array | Unusable> {
+  private async picture(position: number, size: number, random: () => number, signal?: AbortSignal): Promise<Uint8Array | Unusable> {
     const emoji = this.all[position]!;
     const whole = this.options.cropFrom ?? size;
     if (size > whole) throw new IFError('INVALID_ARGUMENT', `data.cropFrom: expected at least the size of the pictures, ${size}, got ${whole}`);
@@ -97,7 +98,7 @@ class EmojiDataset implements Dataset {
     if (signal?.aborted) throw new IFError('CANCELLED', 'loading a picture was cancelled');
     if (!cache) return rasterise(emoji, size, { left: left / whole, top: top / whole, side: size / whole });
     const image = await cache.read(position);
-    return whole === size || 'reason' in image ? image : cut(image, whole, left, top, size);
+    return whole === size || 'reason' in image ? image : cut(image, whole, left, top, { width: size, height: size });
   }
 
   async *captions(): AsyncGenerator<string> {

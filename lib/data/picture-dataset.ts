@@ -1,7 +1,7 @@
-import type { Dataset, LoadSampleOptions, Sample } from './dataset.js';
-import { decode, type Unusable } from './decode.js';
+import type { Dataset, LoadSampleOptions, Sample, Shape } from './dataset.js';
+import { decode, readShape, type Unusable } from './decode.js';
 import { IFError } from '../errors.js';
-import { toSquare } from './transforms.js';
+import { cover } from './transforms.js';
 
 /** A captioned picture before it is decoded. */
 export interface PictureRecord {
@@ -32,7 +32,7 @@ export interface PictureSource {
 }
 
 export interface PictureOptions {
-  /** Where a picture that is not square is cut; default `random`. */
+  /** Where a picture of another shape than is trained on is cut; default `random`. */
   crop?: 'random' | 'center';
   /** Every second visit mirrored left to right; default true. Turn it off when captions say where things are. */
   flip?: boolean;
@@ -51,12 +51,16 @@ export function choose<T>(items: readonly T[], uniform: number): T {
 }
 
 /** @throws IFError `INVALID_ARGUMENT` */
-export function checkRequest(index: number, length: number, size: number): void {
+export function checkRequest(index: number, length: number, { width, height }: Shape): void {
   if (!(Number.isInteger(index) && index >= 0 && index < length)) {
     throw new IFError('INVALID_ARGUMENT', `dataset: index must be a whole number from 0 to ${length - 1}, got ${index}`);
   }
-  if (!(Number.isInteger(size) && size >= 1 && size <= 4096)) throw new IFError('INVALID_ARGUMENT', `dataset: size must be 1 to 4096 pixels, got ${size}`);
+  for (const side of [width, height]) {
+    if (!(Number.isInteger(side) && side >= 1 && side <= 4096)) throw new IFError('INVALID_ARGUMENT', `dataset: width and height must be 1 to 4096 pixels, got ${width} × ${height}`);
+  }
 }
+
+const READ_AT_A_TIME = 4; // libuv's threads
 
 /** Names of pictures and reasons, each name once. */
 export class SkippedList {
@@ -70,7 +74,7 @@ export class SkippedList {
   }
 }
 
-/** The pictures of a source, decoded and cut square. */
+/** The pictures of a source, decoded and cut. */
 export class PictureDataset implements Dataset {
   private readonly list = new SkippedList();
   private readonly crop: 'random' | 'center';
@@ -93,19 +97,38 @@ export class PictureDataset implements Dataset {
   }
 
   /** Draws three numbers: caption, flip, place of the crop. */
-  async load(index: number, { size, random, signal }: LoadSampleOptions): Promise<Sample | undefined> {
-    checkRequest(index, this.length, size);
+  async load(index: number, { width, height, random, signal }: LoadSampleOptions): Promise<Sample | undefined> {
+    checkRequest(index, this.length, { width, height });
     const record = await this.source.read(index, signal);
     if ('reason' in record) return this.skip(record);
     const { key, captions, encoded, weight } = record;
     const caption = choose(captions, random());
-    const image = await decode(encoded, (pixels) => toSquare(pixels, { size, crop: this.crop, flip: this.flip, random }), signal);
+    const image = await decode(encoded, (pixels) => cover(pixels, { width, height, crop: this.crop, flip: this.flip, random }), signal);
     if ('reason' in image) return this.skip({ key, reason: image.reason });
-    return { key, image, width: size, height: size, caption, ...(weight === undefined ? {} : { weight }) };
+    return { key, image, width, height, caption, ...(weight === undefined ? {} : { weight }) };
   }
 
   captions(): AsyncIterable<string> {
     return this.source.captions();
+  }
+
+  async aspectRatios({ onProgress, signal }: { onProgress?: (done: number, total: number) => void; signal?: AbortSignal } = {}): Promise<Float64Array> {
+    const ratios = new Float64Array(this.length).fill(NaN);
+    let next = 0;
+    let done = 0;
+    const readOn = async (): Promise<void> => {
+      while (next < this.length) {
+        const index = next++;
+        if (signal?.aborted) throw new IFError('CANCELLED', 'reading the shapes of the pictures was cancelled');
+        const record = await this.source.read(index, signal);
+        const shape = 'reason' in record ? record : await readShape(record.encoded);
+        if ('reason' in shape) this.list.add({ key: record.key, reason: shape.reason });
+        else ratios[index] = shape.width / shape.height;
+        onProgress?.(++done, this.length);
+      }
+    };
+    await Promise.all(Array.from({ length: READ_AT_A_TIME }, readOn));
+    return ratios;
   }
 
   close(): Promise<void> {

@@ -1,4 +1,5 @@
 import { addon, withProgress, withSignal, type DType, type MemoryPlan, type T5DType, type T5Handle } from '../addon.js';
+import { withFactors } from '../lora-factors.js';
 import { Tensor } from '../tensor.js';
 import type { T5Config } from './t5-config.js';
 import type { LoadOptions } from './unet.js';
@@ -29,7 +30,7 @@ export class T5Encoder {
   static async load(config: T5Config, files: string[], options: T5LoadOptions): Promise<T5Encoder> {
     const t5 = await T5Encoder.create(config, options);
     try {
-      await withProgress(options, (onProgress, token) => addon.t5Load(t5.handle, files, onProgress, token));
+      await withFactors(options.lora, (products) => withProgress(options, (onProgress, token) => addon.t5Load(t5.handle, files, products, onProgress, token)));
     } catch (error) {
       t5.dispose();
       throw error;
@@ -53,8 +54,8 @@ export class T5Encoder {
     return new T5Encoder(await addon.t5Create(JSON.stringify(config), options.dtype, options.device, options.int8Weights ?? false), config);
   }
 
-  static plan(config: T5Config, dtype: DType, int8Weights: boolean, batch: number, tokens: number): Promise<MemoryPlan> {
-    return addon.planT5(JSON.stringify(config), dtype, int8Weights, batch, tokens);
+  static plan(config: T5Config, dtype: DType, int8Weights: boolean, batch: number, tokens: number, device = 'cpu'): Promise<MemoryPlan> {
+    return addon.planT5(JSON.stringify(config), dtype, int8Weights, batch, tokens, device);
   }
 
   get info(): { parameters: number; weightBytes: number } {

@@ -1,10 +1,13 @@
 import { addon, withProgress, withSignal, type ConditioningHandle, type DType, type MemoryPlan, type Precision, type UNetHandle } from '../addon.js';
+import { withFactors, type LoraFactors } from '../lora-factors.js';
 import { Tensor } from '../tensor.js';
 import type { UNetConfig } from './unet-config.js';
 
 export interface LoadOptions {
   dtype: DType;
   device: string;
+  /** Products that are added to the weights in float32 before they are packed: they cost nothing per step. */
+  lora?: readonly LoraFactors[];
   /** Bytes of the packed model done, and in all. */
   onProgress?: (done: number, total: number) => void;
   signal?: AbortSignal;
@@ -33,7 +36,7 @@ export class UNet {
   static async load(config: UNetConfig, files: string[], options: UNetOptions): Promise<UNet> {
     const unet = await UNet.create(config, options);
     try {
-      await withProgress(options, (onProgress, token) => addon.unetLoad(unet.handle, files, onProgress, token));
+      await withFactors(options.lora, (products) => withProgress(options, (onProgress, token) => addon.unetLoad(unet.handle, files, products, onProgress, token)));
     } catch (error) {
       unet.dispose();
       throw error;
@@ -58,8 +61,8 @@ export class UNet {
   }
 
   /** What one step of `batch` pictures needs, before anything is loaded. `guided` doubles the batch. */
-  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): Promise<MemoryPlan> {
-    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, precision);
+  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): Promise<MemoryPlan> {
+    return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, precision, device);
   }
 
   get info(): { parameters: number; weightBytes: number } {

@@ -7,9 +7,13 @@ import { IFError } from '../errors.js';
 import { t5Arithmetic } from '../models/t5-encoder.js';
 import { defaultCacheDir, encodePrompts, PROMPT_TOKENS, type PromptEmbedding, type TextEncoderFiles } from '../text/prompt-embeddings.js';
 import { Tensor, type Images } from '../tensor.js';
+import { checkLora } from '../weights/lora-format.js';
+import { loraFactors, readLoras, type AppliedLora, type LoraSpec } from '../weights/lora.js';
+import { t5Tensors } from '../weights/t5-tensors.js';
 import { nearestName } from '../suggest.js';
 import { EMBEDDED_FOLDER } from './embedded.js';
-import { checkPlan, planCascade, type CascadePlan } from './memory-plan.js';
+import { assignLoras, loraBase } from './lora.js';
+import { availableMemory, checkPlan, isCuda, planCascade, type CascadePlan } from './memory-plan.js';
 import type { OnProgress } from './progress.js';
 import { sampleDefaults, type SampleDefaults } from './sample-defaults.js';
 import { Stage, type StageSettings } from './stage.js';
@@ -20,15 +24,20 @@ export interface CascadeOptions {
   stage1?: string;
   stage2?: string;
   stage3?: string;
+  /**
+   * Adapters, whose products are added to the weights while they are loaded. Left out with an adapter that names a base model
+   * of stage I: stage1 is that one.
+   */
+  lora?: readonly LoraSpec[];
   /** Weights of this variant instead of the plain files. */
   variant?: 'fp16' | 'bf16';
-  /** Arithmetic. Left out: f32 where the memory plan allows it, else bf16. */
+  /** Arithmetic. Left out: on the CPU f32 where the memory plan allows it, else bf16. */
   dtype?: DType;
   /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`. */
   t5Dtype?: T5DType;
   /** Of the convolutions. Default: `default`. */
   precision?: Precision;
-  /** `cpu` (default), `cuda`, … */
+  /** `cpu` (default), `cuda`, `cuda:1`, … */
   device?: string;
   /** CPU threads; 0 (default) = the cores that this process may use. */
   threads?: number;
@@ -69,6 +78,7 @@ export interface GenerateResult {
   dtype: DType;
   t5Dtype: T5DType;
   precision: Precision;
+  lora: readonly Required<LoraSpec>[];
 }
 
 /** A DeepFloyd IF cascade: T5 and one to three pixel-diffusion stages, loaded one at a time. */
@@ -78,6 +88,8 @@ export class Cascade {
     /** Defaults of each stage. */
     readonly defaults: SampleDefaults[],
     readonly textEncoder: TextEncoderFiles,
+    /** Adapters that are a part of stages and text encoder. */
+    readonly lora: readonly Required<LoraSpec>[],
     readonly device: string,
     private readonly dtype: DType | undefined,
     private readonly t5Dtype: T5DType | undefined,
@@ -92,11 +104,12 @@ export class Cascade {
   static async load(options: CascadeOptions = {}): Promise<Cascade> {
     checkOptions('load', options, {
       stage1: isString, stage2: isString, stage3: isString, device: isString, variant: ['fp16', 'bf16'],
-      dtype: ['f32', 'bf16'], t5Dtype: ['f32', 'bf16', 'int8'], precision: PRECISIONS, threads: isNumber, cacheDir: (v) => v === null || isString(v),
+      dtype: ['f32', 'bf16'], t5Dtype: ['f32', 'bf16', 'int8'], precision: PRECISIONS, threads: isNumber, lora: isLoraList, cacheDir: (v) => v === null || isString(v),
     });
     const device = resolveDevice(options.device ?? 'cpu');
     if (options.threads !== undefined) setThreads(device, options.threads);
-    const dirs = stageFolders(options);
+    const loras = await readLoras(options.lora ?? []);
+    const dirs = stageFolders(options, loras);
     const stages: Stage[] = [];
     for (const dir of dirs) stages.push(await Stage.open(dir, options.variant));
     stages.forEach((stage, i) => {
@@ -110,9 +123,12 @@ export class Cascade {
         throw new IFError('INVALID_ARGUMENT', `stage${i + 1}: ${stage.folder.dir} was trained on text of width ${stage.config.encoderHidDim}, the text encoder of stage1 gives ${textEncoder.config.dModel}`);
       }
     });
+    const perStage = assignLoras(loras, stages);
+    for (const [i, stage] of stages.entries()) stages[i] = await stage.adapted(perStage[i]!);
+    for (const lora of loras) checkLora(lora, 'text_encoder', t5Tensors(textEncoder.config), lora.path);
     const defaults = await Promise.all(stages.map((stage) => sampleDefaults(stage)));
     const cacheDir = options.cacheDir === undefined ? defaultCacheDir() : options.cacheDir;
-    return new Cascade(stages, defaults, textEncoder, device, options.dtype, options.t5Dtype, options.precision ?? 'default', cacheDir);
+    return new Cascade(stages, defaults, { ...textEncoder, lora: loraFactors(loras, 'text_encoder') }, loras.map(({ path: dir, scale }) => ({ path: dir, scale })), device, options.dtype, options.t5Dtype, options.precision ?? 'default', cacheDir);
   }
 
   /**
@@ -164,7 +180,7 @@ export class Cascade {
       negativeText?.dispose();
       addon.dispose(generator);
     }
-    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype, precision: this.precision };
+    return { images: pictures.at(-1)!, stages: pictures, seed, settings, dtype, t5Dtype, precision: this.precision, lora: this.lora };
   }
 
   /** Height and width of every stage. */
@@ -201,11 +217,12 @@ export class Cascade {
       const t5Dtype = this.t5Dtype ?? dtype;
       const plan = await planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
         stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
-      })), dtype, t5Dtype, this.precision);
-      checkPlan(plan, dtype, t5Dtype);
+      })), dtype, t5Dtype, this.precision, this.device);
+      checkPlan(plan, dtype, t5Dtype, availableMemory(this.device));
       return { plan, dtype };
     };
     if (this.dtype) return checked(this.dtype);
+    if (isCuda(this.device)) return checked('bf16');
     try {
       return await checked('f32');
     } catch (error) {
@@ -228,6 +245,7 @@ export class Cascade {
 
 const isString = (v: unknown): boolean => typeof v === 'string';
 const isNumber = (v: unknown): boolean => typeof v === 'number';
+const isLoraList = (v: unknown): boolean => Array.isArray(v) && v.every((lora) => typeof lora === 'object' && lora !== null && isString((lora as LoraSpec).path) && ['undefined', 'number'].includes(typeof (lora as LoraSpec).scale));
 const isText = (v: unknown): boolean => isString(v) || (Array.isArray(v) && v.every(isString));
 
 /** Names and types of options, for callers without TypeScript. @throws IFError `INVALID_ARGUMENT` */
@@ -251,8 +269,9 @@ function embeddedCascade(): string[] {
   return [EMBEDDED_FOLDER, ...later.filter((dir) => existsSync(dir))];
 }
 
-function stageFolders(options: CascadeOptions): string[] {
-  const { stage1, stage2, stage3 } = options;
+function stageFolders(options: CascadeOptions, loras: readonly AppliedLora[]): string[] {
+  const { stage2, stage3 } = options;
+  const stage1 = options.stage1 ?? loraBase(loras);
   if (stage1 === undefined && (stage2 !== undefined || stage3 !== undefined)) throw new IFError('INVALID_ARGUMENT', 'stage1: expected a folder when stage2 or stage3 is given');
   if (stage3 !== undefined && stage2 === undefined) throw new IFError('INVALID_ARGUMENT', 'stage2: expected a folder when stage3 is given');
   if (stage1 === undefined) return embeddedCascade();

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
-import type { DType, Precision, T5DType } from '../addon.js';
+import { addon, type DType, type Precision, type T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import type { T5Config } from '../models/config.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
@@ -23,12 +23,13 @@ export async function planCascade(
   dtype: DType,
   t5Dtype: T5DType,
   precision: Precision,
+  device: string,
 ): Promise<CascadePlan> {
   const arithmetic = t5Arithmetic(t5Dtype, dtype);
-  const encoder = await T5Encoder.plan(t5, arithmetic.dtype, arithmetic.int8Weights, 2, PROMPT_TOKENS);
+  const encoder = await T5Encoder.plan(t5, arithmetic.dtype, arithmetic.int8Weights, 2, PROMPT_TOKENS, device);
   const plan: CascadePlan = [{ component: 'text_encoder', weightBytes: encoder.weightBytes, activationBytes: encoder.activationBytes }];
   for (const [i, { stage, batch, height, width, guided }] of stages.entries()) {
-    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided, precision);
+    const { weightBytes, activationBytes } = await stage.plan(dtype, batch, height, width, PROMPT_TOKENS, guided, precision, device);
     plan.push({ component: `stage${i + 1}`, weightBytes, activationBytes });
   }
   return plan;
@@ -53,8 +54,9 @@ function remedy(component: string, type: T5DType): string {
   return type === 'f32' ? 'use --dtype bf16, fewer pictures or a smaller size' : 'use fewer pictures or a smaller size';
 }
 
-/** Bytes that this process can still take: MemAvailable on Linux, bounded by the cgroup's limit. */
-export function availableMemory(): number {
+/** Bytes that this process can still take. On the CPU: MemAvailable on Linux, bounded by the cgroup's limit. */
+export function availableMemory(device = 'cpu:0'): number {
+  if (isCuda(device)) return addon.deviceMemory(device);
   let available = os.freemem();
   try {
     const match = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'));
@@ -64,6 +66,11 @@ export function availableMemory(): number {
   }
   const limit = process.constrainedMemory();
   return limit > 0 && limit < os.totalmem() ? Math.min(available, limit - process.memoryUsage.rss()) : available;
+}
+
+/** Whether a canonical device name is one of a device with memory of its own. */
+export function isCuda(device: string): boolean {
+  return device.startsWith('cuda');
 }
 
 export function gigabytes(bytes: number): string {

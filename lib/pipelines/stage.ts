@@ -6,7 +6,11 @@ import { parseUNetConfig, readJson, type UNetConfig } from '../models/config.js'
 import { isJsonObject, type JsonObject } from '../models/json.js';
 import { UNet, type UNetOptions } from '../models/unet.js';
 import type { Images } from '../tensor.js';
+import type { LoraFactors } from '../lora-factors.js';
 import { findWeights, resolveStage, type StageFolder } from '../weights/folder.js';
+import { checkLora } from '../weights/lora-format.js';
+import { checkLoraStage, loraFactors, loraScheduler, type AppliedLora } from '../weights/lora.js';
+import { diffusersTensors, unetTable } from '../weights/tensor-map.js';
 import { denoise, type DenoiseInput } from './denoise.js';
 
 // Pixels of a side; what a batch of such pictures needs is refused by the memory plan long before.
@@ -62,7 +66,7 @@ export async function readStage(dir: string, unet: JsonObject = {}): Promise<Sta
 
 /** One stage of a cascade: its folder and configuration. Weights are loaded by `sample` and freed after it. */
 export class Stage {
-  private constructor(private readonly read: StageFiles, private readonly files: string[]) {}
+  private constructor(private readonly read: StageFiles, private readonly files: string[], private readonly lora: readonly LoraFactors[] = []) {}
 
   /**
    * Reads the configuration files of a pipeline folder and finds its weights.
@@ -73,6 +77,20 @@ export class Stage {
     const read = await readStage(dir);
     const { files } = await findWeights(read.folder.unet, 'unet', variant ? { variant } : {});
     return new Stage(read, files);
+  }
+
+  /**
+   * The same stage with adapters, sampled as they were trained.
+   * @throws IFError `WEIGHTS`, `INVALID_ARGUMENT` for adapters that do not fit; `UNSUPPORTED`
+   */
+  async adapted(loras: readonly AppliedLora[]): Promise<Stage> {
+    if (loras.length === 0) return this;
+    for (const lora of loras) {
+      checkLoraStage(lora, this.upscales, this.folder.dir);
+      checkLora(lora, 'unet', diffusersTensors(unetTable(this.config)), lora.path);
+    }
+    const scheduler = await openScheduler(this.folder.scheduler, loraScheduler(loras));
+    return new Stage({ ...this.read, scheduler }, this.files, loraFactors(loras, 'unet'));
   }
 
   get folder(): StageFolder {
@@ -118,13 +136,13 @@ export class Stage {
   }
 
   /** What sampling needs in memory; nothing is loaded. */
-  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision): ReturnType<typeof UNet.plan> {
-    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, precision);
+  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): ReturnType<typeof UNet.plan> {
+    return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, precision, device);
   }
 
   /** The network with its weights. */
   load(options: UNetOptions): Promise<UNet> {
-    return UNet.load(this.config, this.files, options);
+    return UNet.load(this.config, this.files, { ...options, lora: this.lora });
   }
 
   /**
@@ -154,7 +172,8 @@ export class Stage {
   }
 }
 
-async function openScheduler(dir: string): Promise<DDPMScheduler> {
+async function openScheduler(dir: string, changes: JsonObject = {}): Promise<DDPMScheduler> {
   const file = `${dir}/scheduler_config.json`;
-  return DDPMScheduler.fromConfig(await readJson(file), file);
+  const json = await readJson(file);
+  return DDPMScheduler.fromConfig(isJsonObject(json) ? { ...json, ...changes } : json, file);
 }

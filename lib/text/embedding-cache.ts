@@ -19,6 +19,9 @@ export class EmbeddingCache {
   static async open(dir: string, encoder: TextEncoderFiles, options: EncodeOptions): Promise<EmbeddingCache> {
     const hash = createHash('sha256').update(JSON.stringify([1, encoder.config, encoder.tokenizer.fingerprint, options.int8Weights ? `int8 in ${options.dtype}` : options.dtype, PROMPT_TOKENS]));
     for (const file of encoder.files) hash.update(await fileFingerprint(file));
+    for (const { file, modules } of encoder.lora ?? []) {
+      hash.update(JSON.stringify(modules)).update(await fileFingerprint(file));
+    }
     return new EmbeddingCache(dir, hash.digest('hex'), encoder, options);
   }
 

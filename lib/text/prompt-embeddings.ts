@@ -2,6 +2,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { addon } from '../addon.js';
 import { IFError } from '../errors.js';
+import type { LoraFactors } from '../lora-factors.js';
 import { T5Encoder, type T5LoadOptions } from '../models/t5-encoder.js';
 import type { T5Config } from '../models/t5-config.js';
 import { captionWarning, cleanCaption } from './clean-caption.js';
@@ -22,6 +23,8 @@ export interface TextEncoderFiles {
   /** safetensors files of the encoder. */
   files: string[];
   tokenizer: T5Tokenizer;
+  /** Products that are added to its weights. */
+  lora?: readonly LoraFactors[];
 }
 
 export interface EncodeOptions extends Pick<T5LoadOptions, 'dtype' | 'int8Weights'> {
@@ -68,7 +71,7 @@ export async function encodePrompts(prompts: string[], encoder: TextEncoderFiles
  */
 export async function encodeTexts(texts: readonly string[], encoder: TextEncoderFiles, options: EncodeOptions, onEmbedding: (text: string, embedding: PromptEmbedding) => Promise<void>): Promise<void> {
   if (texts.length === 0) return;
-  const t5 = await T5Encoder.load(encoder.config, encoder.files, options);
+  const t5 = await T5Encoder.load(encoder.config, encoder.files, { ...options, ...(encoder.lora ? { lora: encoder.lora } : {}) });
   try {
     for (let first = 0; first < texts.length; first += ENCODER_BATCH) {
       const batch = texts.slice(first, first + ENCODER_BATCH);

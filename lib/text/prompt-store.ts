@@ -5,6 +5,8 @@ import { encodeTexts, PROMPT_TOKENS, preparePrompt, type EncodeOptions, type Pro
 export interface PromptStoreOptions extends EncodeOptions {
   /** Bytes of embeddings kept in memory; the others are read from the cache when they are needed. Default: 1 GiB. */
   memoryBytes?: number;
+  /** Captions encoded so far, and in all that the cache has not. */
+  onEncoded?: ((done: number, total: number) => void) | undefined;
 }
 
 const WARNINGS_SHOWN = 3;
@@ -39,10 +41,12 @@ export class PromptStore {
       if (hit) store.keep(text, hit);
       else if (fits || !(await cache!.has(text))) missing.push(text);
     }
+    let encoded = 0;
     await encodeTexts(missing, encoder, options, async (text, embedding) => {
       const written = await cache?.write(text, embedding);
       if (!fits && !written) throw tooMany(texts.length, capacity, bytes);
       store.keep(text, embedding);
+      options.onEncoded?.(++encoded, missing.length);
     });
     return store;
   }

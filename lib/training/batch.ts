@@ -1,4 +1,5 @@
 import type { MicroBatch, TrainingSample } from '../addon.js';
+import type { Shape } from '../data/dataset.js';
 import { lowResolution } from '../data/transforms.js';
 import type { Objective } from '../diffusion/objective.js';
 import { drawTimestep } from '../diffusion/timestep-sampler.js';
@@ -37,14 +38,25 @@ export function tokenText({ tokenizer, config }: TextEncoderFiles): TextSource {
 /** B pictures, one after another; null in stage I. */
 export type LowResPictures = Pick<MicroBatch, 'lowRes' | 'lowResHeight' | 'lowResWidth'>;
 
+/** The pixels of a picture, and its shape: the same for all of a batch. */
+type Picture = Pick<LoadedSample, 'image' | 'width' | 'height'>;
+
 /** The pictures of a batch, reduced. */
-export async function lowResPictures(samples: readonly Pick<LoadedSample, 'image'>[], size: number, lowRes: RunConfig['lowRes']): Promise<LowResPictures> {
+export async function lowResPictures(samples: readonly Picture[], lowRes: RunConfig['lowRes']): Promise<LowResPictures> {
   if (!lowRes) return { lowRes: null, lowResHeight: 0, lowResWidth: 0 };
-  const side = size / lowRes.factor;
-  const pixels = new Uint8Array(samples.length * 3 * side * side);
-  const small = await Promise.all(samples.map(({ image }) => lowResolution(image, size, side, lowRes.filter)));
-  small.forEach((picture, i) => pixels.set(picture, i * 3 * side * side));
-  return { lowRes: pixels, lowResHeight: side, lowResWidth: side };
+  return packed(await Promise.all(samples.map((sample) => lowResolution(sample.image, sample, lowRes.factor, lowRes.filter))), samples[0]!, lowRes.factor);
+}
+
+function packed(pictures: readonly Uint8Array[], { width, height }: Shape, factor: number): LowResPictures {
+  return { lowRes: joined(pictures), lowResHeight: height / factor, lowResWidth: width / factor };
+}
+
+/** Pictures of one shape, one after another. */
+function joined(pictures: readonly Uint8Array[]): Uint8Array {
+  const bytes = pictures[0]!.length;
+  const all = new Uint8Array(pictures.length * bytes);
+  pictures.forEach((picture, i) => all.set(picture, i * bytes));
+  return all;
 }
 
 /** What the steps of a run draw, and how their batches are put together. */
@@ -85,25 +97,23 @@ export class BatchBuilder {
   }
 
   private async drawnLowRes(samples: readonly LoadedSample[], stage1: Pick<Stage1Samples, 'draw'>): Promise<LowResPictures> {
-    const side = this.config.size / this.config.lowRes!.factor;
-    const pixels = new Uint8Array(samples.length * 3 * side * side);
-    for (const [i, sample] of samples.entries()) pixels.set(await stage1.draw(sample), i * 3 * side * side);
-    return { lowRes: pixels, lowResHeight: side, lowResWidth: side };
+    const pictures: Uint8Array[] = [];
+    for (const sample of samples) pictures.push(await stage1.draw(sample));
+    return packed(pictures, samples[0]!, this.config.lowRes!.factor);
   }
 
   /** A micro-batch with the captions and coefficients that are given. */
   async build<T>(
-    samples: readonly Pick<LoadedSample, 'image'>[], captions: readonly string[], coefficients: TrainingSample[], device: string,
+    samples: readonly Picture[], captions: readonly string[], coefficients: TrainingSample[], device: string,
     settings: Pick<MicroBatch, 'noise' | 'seed' | 'loss' | 'huberDelta' | 'gradientScale'> & Partial<LowResPictures>, use: (batch: MicroBatch) => Promise<T>,
   ): Promise<T> {
-    const { size } = this.config;
-    const images = new Uint8Array(samples.length * 3 * size * size);
-    samples.forEach(({ image }, i) => images.set(image, i * 3 * size * size));
-    const lowRes = settings.lowRes === undefined ? await lowResPictures(samples, size, this.config.lowRes) : undefined;
+    const { width, height } = samples[0]!;
+    const images = joined(samples.map(({ image }) => image));
+    const lowRes = settings.lowRes === undefined ? await lowResPictures(samples, this.config.lowRes) : undefined;
     const { text, tokens } = await this.text(captions, device);
     try {
       return await use({
-        images, height: size, width: size, lowRes: null, lowResHeight: 0, lowResWidth: 0, ...lowRes,
+        images, height, width, lowRes: null, lowResHeight: 0, lowResWidth: 0, ...lowRes,
         text: text?.handle ?? null, ids: tokens?.ids ?? null, mask: tokens?.mask ?? null, samples: coefficients, ...settings,
       });
     } finally {

@@ -26,9 +26,27 @@ export interface TrainingConfig {
   data: DataConfig;
   /** Side of the pictures in pixels. Default: what the model was trained on (64, 256, 1024). */
   size?: number;
+  /**
+   * Pictures keep their shape, roughly: each is cut to the nearest of a set of shapes of about size² pixels instead of to the
+   * square, and the pictures of a step have one shape. Not with emojis, which are square, nor with priorPreservation.
+   */
+  buckets?: {
+    /** Longer side ÷ shorter side of the shapes, at most. Default: 2. */
+    maxRatio?: number;
+  };
   /** Pictures of the class beside those of the subject (DreamBooth): every second picture of the run is one of `data`. */
   priorPreservation?: {
+    /** Pictures of the class: a `folder` with a `caption`, where `generate` is to fill it. */
     data: DataConfig;
+    /** Draws what is missing in that folder before training starts, with the model as it is then and the caption as the prompt. */
+    generate?: {
+      /** Pictures that the folder has in the end. Default: 200. */
+      pictures?: number;
+      /** Stage II: pipeline folder of the stage I whose pictures it enlarges, or `if-emoji`. */
+      stage1?: { folder: string; variant?: 'fp16' | 'bf16' };
+      /** Sampler steps of each stage, or a schedule's name. Default: what its folder says, else 100 and 50. */
+      timesteps?: number | string;
+    };
     /** Factor of their loss. Default: 1. */
     weight?: number;
   };
@@ -108,6 +126,27 @@ export interface TrainingConfig {
     /** Steps over which the rate rises. Default: 0. */
     warmup?: number;
   };
+  /**
+   * Low-rank factors beside the linear layers of a frozen model are trained, instead of the model (Hu et al. 2021). The result
+   * is an adapter of a few megabytes: `if-sample --lora FOLDER`.
+   */
+  lora?: {
+    /** Default: 16. */
+    rank?: number;
+    /** The product counts alpha / rank times. Default: the rank. */
+    alpha?: number;
+    /** Probability that an input of a factor is zero while training. Default: 0. */
+    dropout?: number;
+    /**
+     * Linear layers of the UNet, by whole names or their ends. Default: those of the attentions, `to_q`, `to_k`, `to_v`,
+     * `to_out.0`, `add_k_proj`, `add_v_proj`.
+     */
+    targets?: string[];
+    /** The text encoder gets factors as well. Default: false. */
+    textEncoder?: boolean;
+    /** Its layers. Default: `q`, `k`, `v`, `o`. */
+    textTargets?: string[];
+  };
   /** Pictures of one optimizer step, on all devices together. Default: 4. */
   batchSize?: number;
   /**
@@ -158,7 +197,7 @@ export interface TrainingConfig {
   precision?: Precision;
   /** Compute the blocks again on the way back: less memory for about a third more time. Default: false. */
   gradientCheckpointing?: boolean;
-  /** One replica of the model per device, e.g. ['cpu:0', 'cpu:1']. Default: ['cpu']. */
+  /** One replica of the model per device, all of one type, e.g. ['cuda:0', 'cuda:1']. Default: ['cpu']. */
   devices?: string[];
   /** CPU threads per device; 0 (default): the cores shared among them. */
   threads?: number;

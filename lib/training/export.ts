@@ -4,6 +4,8 @@ import { ioError, writeFileAtomic } from '../files.js';
 import { readJson } from '../models/config.js';
 import { changedJson, type JsonObject } from '../models/json.js';
 import { SAMPLE_DEFAULTS_FILE } from '../pipelines/sample-defaults.js';
+import type { Component } from '../weights/folder.js';
+import { writeAdapter } from './lora.js';
 import type { TrainableModel } from './model.js';
 import type { Replicas } from './replicas.js';
 import type { RunConfig } from './run-config.js';
@@ -74,6 +76,28 @@ export async function exportPipeline(dir: string, replicas: Replicas, model: Tra
     for (const [name, text] of Object.entries(texts)) await writeFileAtomic(path.join(dir, name), text);
   } catch (error) {
     throw ioError('writing', dir, error);
+  }
+}
+
+/**
+ * Writes the averaged factors when there are any, else the last, as an adapter; see writeAdapter.
+ * @throws IFError `IO`
+ */
+export async function exportLora(dir: string, replicas: Replicas, model: TrainableModel, config: RunConfig): Promise<void> {
+  const temporary = path.join(dir, '.unfinished-lora');
+  try {
+    await mkdir(temporary, { recursive: true });
+    const files: Partial<Record<Component, string>> = {};
+    for (const component of model.trainTextEncoder ? ['unet', 'text_encoder'] as const : ['unet'] as const) {
+      const part = component === 'unet' ? 'unet' : 't5';
+      files[component] = path.join(temporary, `${component}.safetensors`);
+      await replicas.save(files[component], config.ema ? `${part}_ema` : part, 'f32');
+    }
+    await writeAdapter(dir, files, config, { unet: model.config, text: model.trainTextEncoder ? model.text.config : undefined }, config.saveDtype);
+  } catch (error) {
+    throw ioError('writing', dir, error);
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
   }
 }
 

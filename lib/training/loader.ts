@@ -1,7 +1,6 @@
-import type { Dataset, Sample } from '../data/dataset.js';
+import type { Dataset, Sample, Shape } from '../data/dataset.js';
 import { IFError } from '../errors.js';
 import { Purpose, type StatelessRandom } from '../stateless-random.js';
-import type { SampleOrder } from './sample-order.js';
 
 /** A picture of the run at its place. */
 export interface LoadedSample extends Sample {
@@ -10,9 +9,22 @@ export interface LoadedSample extends Sample {
   weight: number;
 }
 
+/** Which picture is visited when: a pure function of the position, so that a run can start anywhere. */
+export interface VisitOrder {
+  /** Pictures. */
+  readonly length: number;
+  /**
+   * The dataset index of visit `position`.
+   * @param attempt 0; or n for the picture that stands in after n unreadable ones. From 0 to length − 1 every picture comes once
+   */
+  at(position: number, attempt: number): number;
+  /** What it is cut to; default: a square of the run's size. */
+  shapeAt?(position: number): Shape;
+}
+
 export interface LoaderSource {
   dataset: Dataset;
-  order: SampleOrder;
+  order: VisitOrder;
   /** Factor of the loss of its pictures. */
   weight: number;
 }
@@ -20,7 +32,7 @@ export interface LoaderSource {
 export interface LoaderOptions {
   /** Global sample n comes from source n mod sources. */
   sources: readonly LoaderSource[];
-  /** Side of the pictures. */
+  /** Side of the pictures where the order gives no shape. */
   size: number;
   random: StatelessRandom;
   /** The first global sample. */
@@ -82,11 +94,12 @@ export class Loader {
     const { sources, size, random } = this.options;
     const { dataset, order, weight } = sources[index % sources.length]!;
     const position = Math.floor(index / sources.length);
+    const shape = order.shapeAt?.(position) ?? { width: size, height: size };
     for (let attempt = 0; attempt < order.length; attempt++) {
       // each attempt has numbers of its own: what one unreadable picture took does not matter
       const numbers = random.stream(Purpose.Visit, index, attempt * 2 ** 16);
-      const sample = await dataset.load(order.at(position, attempt), { size, random: numbers, signal: this.closed.signal });
-      if (sample) return { ...checked(sample, size, dataset), index, weight: weight * (sample.weight ?? 1) };
+      const sample = await dataset.load(order.at(position, attempt), { ...shape, random: numbers, signal: this.closed.signal });
+      if (sample) return { ...checked(sample, shape, dataset), index, weight: weight * (sample.weight ?? 1) };
     }
     const first = dataset.skipped[0];
     throw new IFError('NOT_FOUND', `${dataset.description}: none of the ${order.length} pictures can be read${first ? `; the first: ${first.key}: ${first.reason}` : ''}`);
@@ -94,9 +107,9 @@ export class Loader {
 }
 
 /** @throws IFError `INTERNAL` when a dataset breaks its promise */
-export function checked(sample: Sample, size: number, dataset: Dataset): Sample {
-  if (sample.width !== size || sample.height !== size || sample.image.length !== 3 * size * size) {
-    throw new IFError('INTERNAL', `${dataset.description}: ${sample.key}: expected ${size} × ${size} RGB pixels, got ${sample.width} × ${sample.height} and ${sample.image.length} bytes`);
+export function checked(sample: Sample, { width, height }: Shape, dataset: Dataset): Sample {
+  if (sample.width !== width || sample.height !== height || sample.image.length !== 3 * width * height) {
+    throw new IFError('INTERNAL', `${dataset.description}: ${sample.key}: expected ${width} × ${height} RGB pixels, got ${sample.width} × ${sample.height} and ${sample.image.length} bytes`);
   }
   return sample;
 }

@@ -1,18 +1,21 @@
 import { statfs } from 'node:fs/promises';
 import { addon, type MemoryPlan } from '../addon.js';
+import type { Shape } from '../data/dataset.js';
 import { IFError } from '../errors.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
 import { UNet } from '../models/unet.js';
-import { ACTIVATION_MARGIN, availableMemory, gigabytes, OVERHEAD_BYTES } from '../pipelines/memory-plan.js';
+import { ACTIVATION_MARGIN, availableMemory, gigabytes, isCuda, OVERHEAD_BYTES } from '../pipelines/memory-plan.js';
 import type { Stage } from '../pipelines/stage.js';
 import { PROMPT_TOKENS } from '../text/prompt-embeddings.js';
+import { loraCopiedWeights, loraOptions, loraParameters } from './lora.js';
 import type { TrainableModel } from './model.js';
 import type { RunConfig } from './run-config.js';
 
 /** What a run needs, before anything is loaded. */
 export interface TrainingPlan {
+  /** Replicas that share one memory: all of the CPU, one on a cuda device. */
   replicas: number;
-  /** Of one replica: parameters, gradients, moments, average; and the rest of one micro-batch. */
+  /** Of one replica: parameters, gradients, moments, average, frozen weights; and the rest of one micro-batch. */
   training: MemoryPlan;
   /** The text encoder that runs before training. */
   encoding: MemoryPlan | undefined;
@@ -25,23 +28,29 @@ export interface TrainingPlan {
 
 /**
  * Asks the meta backend for every phase of a run.
+ * @param shapes of the pictures that are trained on: the largest counts
  * @param previewPictures pictures that are drawn together, with guidance; 0: none
- * @param stage1 draws low-resolution pictures of `side` pixels
+ * @param stage1 draws low-resolution pictures
  */
-export async function planTraining(model: TrainableModel, config: RunConfig, previewPictures: number, stage1: { stage: Stage; side: number } | undefined): Promise<TrainingPlan> {
-  const { size, dtype, precision, microBatch } = config;
-  const options = { dtype, precision, checkpointing: config.gradientCheckpointing, ema: config.ema !== false };
-  const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, size, size, PROMPT_TOKENS);
+export async function planTraining(model: TrainableModel, config: RunConfig, shapes: readonly Shape[], previewPictures: number, stage1: { stage: Stage } | undefined): Promise<TrainingPlan> {
+  const { size, dtype, precision, microBatch, devices } = config;
+  const device = devices[0]!;
+  const { width, height } = shapes.reduce((largest, shape) => (shape.width * shape.height > largest.width * largest.height ? shape : largest));
+  const options = { dtype, precision, checkpointing: config.gradientCheckpointing, ema: config.ema !== false, lora: loraOptions(config) };
+  const training = await addon.planTrainer(JSON.stringify(model.config), model.trainTextEncoder ? JSON.stringify(model.text.config) : null, options, microBatch, height, width, PROMPT_TOKENS, device);
   const arithmetic = t5Arithmetic(config.model.textDtype ?? dtype, dtype);
   // parameters, gradients, two moments, and the average; of these all but the gradients are saved
   const copies = options.ema ? 5 : 4;
+  const networks = { unet: model.config, text: model.trainTextEncoder ? model.text.config : undefined };
+  const preview = previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, precision, device) : undefined;
   return {
-    replicas: config.devices.length,
+    replicas: isCuda(device) ? 1 : devices.length,
     training,
-    encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS),
-    preview: previewPictures > 0 ? await UNet.plan(model.config, dtype, previewPictures, size, size, PROMPT_TOKENS, true, precision) : undefined,
-    lowRes: await stage1?.stage.plan(dtype, 1, stage1.side, stage1.side, PROMPT_TOKENS, true, precision),
-    checkpointBytes: (training.weightBytes * (copies - 1)) / copies,
+    encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS, device),
+    // with LoRA it shares the frozen weights
+    preview: preview && config.lora ? { ...preview, weightBytes: loraCopiedWeights(config.lora, networks) * (dtype === 'bf16' ? 2 : 4) } : preview,
+    lowRes: await stage1?.stage.plan(dtype, 1, height / config.lowRes!.factor, width / config.lowRes!.factor, PROMPT_TOKENS, true, precision, device),
+    checkpointBytes: config.lora ? 4 * (copies - 1) * loraParameters(config.lora, networks) : (training.weightBytes * (copies - 1)) / copies,
   };
 }
 
@@ -54,16 +63,21 @@ export function peakBytes({ replicas, training, encoding, preview, lowRes }: Tra
   return OVERHEAD_BYTES + Math.max(steps, phaseBytes(encoding));
 }
 
+/** Bytes that every one of these devices has left. */
+export function leastMemory(devices: readonly string[]): number {
+  return Math.min(...devices.map((device) => availableMemory(device)));
+}
+
 /**
  * @param available bytes that may be taken
  * @throws IFError `OUT_OF_MEMORY` with the numbers and what would help
  */
-export function checkTrainingPlan(plan: TrainingPlan, config: RunConfig, available = availableMemory()): void {
+export function checkTrainingPlan(plan: TrainingPlan, config: RunConfig, available = leastMemory(config.devices)): void {
   const needed = peakBytes(plan);
   if (needed <= available) return;
   const { replicas, training } = plan;
   const each = replicas > 1 ? ` on each of ${replicas} devices` : '';
-  throw new IFError('OUT_OF_MEMORY', `training needs ${gigabytes(needed)} (parameters, gradients, moments${config.ema ? ' and average' : ''} ${gigabytes(training.weightBytes)}, `
+  throw new IFError('OUT_OF_MEMORY', `training needs ${gigabytes(needed)} (${config.lora ? 'frozen weights, ' : ''}parameters, gradients, moments${config.ema ? ' and average' : ''} ${gigabytes(training.weightBytes)}, `
     + `activations ${gigabytes(training.activationBytes)}${each}), ${gigabytes(available)} are available: ${remedies(config, plan).join(', ')}`);
 }
 
@@ -72,8 +86,9 @@ function remedies(config: RunConfig, { replicas, training, preview }: TrainingPl
     ...(phaseBytes(preview) > replicas * ACTIVATION_MARGIN * training.activationBytes ? ['previews: false'] : []),
     ...(config.gradientCheckpointing ? [] : ['set gradientCheckpointing: true']),
     ...(config.microBatch > 1 ? ['a smaller microBatch'] : []),
-    ...(config.devices.length > 1 ? ['fewer devices'] : []),
+    ...(replicas > 1 ? ['fewer devices'] : []),
     ...(config.ema ? ['ema: false'] : []),
+    ...(config.lora || config.model.fromScratch ? [] : ['train factors only (lora)']),
     'or train a smaller model',
   ];
 }

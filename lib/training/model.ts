@@ -19,6 +19,7 @@ export interface TrainableModel extends StageFiles {
   text: TextEncoderFiles;
   /** Where text encoder and tokenizer lie. */
   textFolder: StageFolder & { textEncoder: string; tokenizer: string };
+  /** Whole, or by factors. */
   trainTextEncoder: boolean;
 }
 
@@ -26,8 +27,9 @@ export interface TrainableModel extends StageFiles {
  * Finds and checks the files of the model to train.
  * @throws IFError `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`; `INVALID_ARGUMENT` when text encoder and network do not fit
  */
-export async function openModel(config: ResolvedConfig['model']): Promise<TrainableModel> {
-  const { fromScratch, trainTextEncoder, variant } = config;
+export async function openModel({ model: config, lora }: Pick<ResolvedConfig, 'model' | 'lora'>): Promise<TrainableModel> {
+  const { fromScratch, variant } = config;
+  const trainTextEncoder = config.trainTextEncoder || (lora?.textEncoder ?? false);
   const files = await readStage(modelFolder(config.folder), config.unet);
   const textStage = config.textFolder === undefined ? files.folder : await resolveStage(modelFolder(config.textFolder));
   const { textEncoder, tokenizer } = textStage;

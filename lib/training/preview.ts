@@ -94,8 +94,8 @@ export class Previews {
   }
 
   private async reduced(items: readonly PreviewItem[], lowRes: NonNullable<RunConfig['lowRes']>): Promise<Images> {
-    const small = await lowResPictures(items.map(({ picture }) => picture!), this.config.size, lowRes);
-    return toImages(small.lowRes!, small.lowResHeight);
+    const small = await lowResPictures(items.map(({ picture }) => picture!), lowRes);
+    return toImages(small.lowRes!, small.lowResHeight, small.lowResWidth);
   }
 
   /** Embeddings from the store, or by a copy of the encoder in training (for small models, so all at once). */

@@ -19,7 +19,9 @@ import { T5_ALIASES, t5Tensors } from '../weights/t5-tensors.js';
 import { openSafetensors } from '../weights/tensor-source.js';
 import { Checkpoints, openCheckpoint, partFile, type Checkpoint } from './checkpoint.js';
 import { weightsMetadata } from './export.js';
+import { writeAdapter } from './lora.js';
 import { modelFolder } from './model.js';
+import type { RunConfig } from './run-config.js';
 
 export interface PublishOptions extends ConvertOptions {
   /** Components that the new folder gets. Default: UNet and text encoder. */
@@ -29,7 +31,7 @@ export interface PublishOptions extends ConvertOptions {
 const SETTINGS = ['scheduler/scheduler_config.json', 'image_noising_scheduler/scheduler_config.json', SAMPLE_DEFAULTS_FILE];
 
 /**
- * Makes a diffusers pipeline folder of a checkpoint: the averaged weights when the run has them, else the last, in
+ * Makes a diffusers pipeline folder of a checkpoint, or an adapter of one with LoRA: the averaged weights when the run has them, else the last, in
  * `options.dtype` or the run's saveDtype. The checkpoint is enough for what was trained; a text encoder that was not, and any
  * tokenizer, come from the folder that the run started from.
  * @param checkpoint folder of a checkpoint, or of a run (then the newest whole checkpoint of it)
@@ -44,6 +46,7 @@ export async function publish(checkpoint: string, output: string, options: Publi
     if (found === undefined) throw new IFError('FILE_FORMAT', `${dir}: state.json has no ${file}: it was written by an earlier version; continue the run once with this one (if-train --resume)`);
     return found;
   };
+  if (config.lora) return publishLora(dir, config, text, checkpoint, output, options);
   const saveKeys = options.saveKeys ?? ['unet', 'text_encoder'];
   const trained: Component[] = config.model.trainTextEncoder ? ['unet', 'text_encoder'] : ['unet'];
   const base = saveKeys.includes('text_encoder') ? await textFolder(config.model.textFolder ?? config.model.folder, dir) : undefined;
@@ -65,6 +68,22 @@ export async function publish(checkpoint: string, output: string, options: Publi
     const left = { ...(saveKeys.includes('unet') ? {} : { unet: none }), ...(saveKeys.includes('text_encoder') ? {} : { text_encoder: none, tokenizer: none }) };
     await writeFileAtomic(path.join(out, 'model_index.json'), changedJson(text('model_index.json'), dir, left));
   });
+}
+
+/** The factors of a checkpoint as an adapter. */
+async function publishLora(dir: string, config: RunConfig, text: (file: string) => string, checkpoint: string, output: string, options: PublishOptions): Promise<void> {
+  const all: Component[] = config.lora!.textEncoder ? ['unet', 'text_encoder'] : ['unet'];
+  const saved = all.filter((component) => !options.saveKeys || options.saveKeys.includes(component));
+  if (saved.length === 0) throw new IFError('INVALID_ARGUMENT', `--save-keys: the adapter in ${dir} is of the ${all.join(' and ')}`);
+  const networks = {
+    unet: parseUNetConfig(parseJson(text('unet/config.json'), dir), dir),
+    text: saved.includes('text_encoder') ? parseT5Config(parseJson(text('text_encoder/config.json'), dir), dir) : undefined,
+  };
+  const file = (component: Component): string => {
+    const part = component === 'unet' ? 'unet' : 't5';
+    return partFile(dir, config.ema ? `${part}_ema` : part);
+  };
+  await writeFolder(output, [checkpoint], options, (out) => writeAdapter(out, Object.fromEntries(saved.map((component) => [component, file(component)])), config, networks, options.dtype ?? config.saveDtype));
 }
 
 async function findCheckpoint(folder: string): Promise<Checkpoint> {

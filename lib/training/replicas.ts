@@ -18,14 +18,14 @@ export class Replicas {
     return new Replicas(devices, trainers, model);
   }
 
-  /** Reads the weights that the run starts from, or draws them. */
+  /** Reads the weights that the run starts from, or draws them; with LoRA it also draws the first factors. */
   async start(seed: bigint, options: { onProgress?: (done: number, total: number) => void; signal?: AbortSignal }): Promise<void> {
     const { unetFiles, text, trainTextEncoder } = this.model;
     for (const [i, trainer] of this.trainers.entries()) {
       if (unetFiles.length === 0) await withSignal(options.signal, (token) => addon.trainerInitialise(trainer, seed, token));
       else {
         const reporting = i === 0 ? options : { ...options, onProgress: () => undefined };
-        await withProgress(reporting, (onProgress, token) => addon.trainerLoad(trainer, unetFiles, trainTextEncoder ? text.files : null, onProgress, token));
+        await withProgress(reporting, (onProgress, token) => addon.trainerLoad(trainer, unetFiles, trainTextEncoder ? text.files : null, seed, onProgress, token));
       }
     }
   }

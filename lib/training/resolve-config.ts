@@ -1,7 +1,9 @@
+import path from 'node:path';
 import { isJsonObject } from '../models/json.js';
 import type { TrainingConfig } from './config.js';
 import { dataSchema } from './data-schema.js';
-import { boolean, choice, json, list, number, object, optional, orFalse, Place, text, union, type Infer } from './schema.js';
+import { TEXT_TARGETS, UNET_TARGETS } from './lora.js';
+import { boolean, choice, json, list, number, object, optional, orFalse, Place, text, union, type Infer, type Schema } from './schema.js';
 
 const STEPS = { min: 1, max: 1e9, integer: true } as const;
 const PROBABILITY = { min: 0, max: 1 } as const;
@@ -23,7 +25,16 @@ const schema = object({
   stage: optional(choice([1, 2, 3])),
   data: dataSchema,
   size: optional(number({ min: 8, max: 4096, integer: true })),
-  priorPreservation: optional(object({ data: dataSchema, weight: number({ min: 0, max: 1e6, default: 1 }) })),
+  buckets: optional(object({ maxRatio: number({ min: 1, max: 16, default: 2 }) })),
+  priorPreservation: optional(object({
+    data: dataSchema,
+    generate: optional(object({
+      pictures: number({ min: 1, max: 1e6, integer: true, default: 200 }),
+      stage1: optional(object({ folder: text(), variant: optional(choice(['fp16', 'bf16'])) }, { required: true })),
+      timesteps: optional(numberOrText()),
+    })),
+    weight: number({ min: 0, max: 1e6, default: 1 }),
+  })),
   lowRes: optional(object({
     filter: choice(['box', 'bilinear', 'bicubic', 'lanczos'], 'bicubic'),
     factor: number({ min: 2, max: 64, integer: true, default: 4 }),
@@ -69,6 +80,14 @@ const schema = object({
     normLimit: number({ min: 0, max: 1e30, default: 1e4 }),
   }),
   schedule: object({ type: choice(['constant', 'linear', 'cosine'], 'constant'), warmup: number({ min: 0, max: 1e9, integer: true, default: 0 }) }),
+  lora: optional(object({
+    rank: number({ min: 1, max: 65536, integer: true, default: 16 }),
+    alpha: optional(number({ min: 1e-6, max: 1e6 })),
+    dropout: number({ min: 0, max: 0.99, default: 0 }),
+    targets: list(text(), { min: 1, max: 10000, default: UNET_TARGETS }),
+    textEncoder: boolean(false),
+    textTargets: list(text(), { min: 1, max: 10000, default: TEXT_TARGETS }),
+  })),
   batchSize: number({ min: 1, max: 65536, integer: true, default: 4 }),
   microBatch: optional(number({ min: 1, max: 65536, integer: true })),
   steps: optional(number(STEPS)),
@@ -102,13 +121,13 @@ const schema = object({
 export type ResolvedConfig = Infer<typeof schema>;
 
 /** A number of sampler steps, or a schedule's name. */
-function numberOrText(fallback: number): ReturnType<typeof number> | ReturnType<typeof text> {
-  const steps = number({ ...STEPS, max: 100000, default: fallback });
+function numberOrText(fallback?: number): Schema<number | string> {
+  const steps = number({ ...STEPS, max: 100000, ...(fallback === undefined ? {} : { default: fallback }) });
   const name = text();
   return {
-    parse: (value: unknown, place: Place) => (typeof value === 'string' ? name.parse(value, place) : steps.parse(value, place)),
-    set: (_value: unknown, keys: readonly string[], value: string, place: Place) => (/^\d+$/.test(value) ? steps : name).set(undefined, keys, value, place),
-  } as ReturnType<typeof number> | ReturnType<typeof text>;
+    parse: (value, place) => (typeof value === 'string' ? name.parse(value, place) : steps.parse(value, place)),
+    set: (_value, keys, value, place) => (/^\d+$/.test(value) ? steps : name).set(undefined, keys, value, place),
+  };
 }
 
 /**
@@ -144,10 +163,18 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
     place.at('model').at('textEncoder').fail('needs model.fromScratch and model.trainTextEncoder: there are no weights for it');
   }
   if (model.textDtype && model.trainTextEncoder) place.at('model').at('textDtype').fail('is of a text encoder that is not trained; leave it out with model.trainTextEncoder');
+  if (config.lora) {
+    if (model.fromScratch) place.at('lora').fail('needs the weights that it adapts; leave model.fromScratch out');
+    if (model.trainTextEncoder) place.at('model').at('trainTextEncoder').fail('with lora the model is frozen; set lora.textEncoder to train factors of the text encoder');
+    if (config.lora.textEncoder && model.textDtype) place.at('model').at('textDtype').fail('is of a text encoder that is not trained; leave it out with lora.textEncoder');
+    if (config.lora.textEncoder && config.lowRes?.stage1) place.at('lowRes').at('stage1').fail('reads the embeddings of a text encoder that is not trained; leave it out with lora.textEncoder');
+  }
   if (objective.timesteps.type === 'range' && !(objective.timesteps.begin < objective.timesteps.end)) {
     place.at('objective').at('timesteps').fail(`expected begin < end, got ${objective.timesteps.begin} and ${objective.timesteps.end}`);
   }
   if (config.lowRes?.stage1 && model.trainTextEncoder) place.at('lowRes').at('stage1').fail('reads the embeddings of a text encoder that is not trained; leave it out with model.trainTextEncoder');
+  checkPriorPreservation(config, place.at('priorPreservation'));
+  if (config.buckets && config.priorPreservation) place.at('buckets').fail('leave it out with priorPreservation: pictures of the class are square, and a step has pictures of one shape');
   if (new Set(devices).size !== devices.length) place.at('devices').fail(`expected each once, got ${devices.join(', ')}`);
   if (batchSize % devices.length !== 0) place.at('batchSize').fail(`expected a multiple of the ${devices.length} devices, got ${batchSize}`);
   const share = batchSize / devices.length;
@@ -157,6 +184,18 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
   if (steps !== undefined && schedule.warmup >= steps && schedule.type !== 'constant') {
     place.at('schedule').at('warmup').fail(`expected fewer than the ${steps} steps of the run, got ${schedule.warmup}`);
   }
+}
+
+function checkPriorPreservation({ data, priorPreservation }: ResolvedConfig, place: Place): void {
+  if (!priorPreservation) return;
+  const prior = priorPreservation.data;
+  if (priorPreservation.generate && !(prior.type === 'folder' && prior.caption !== undefined)) {
+    place.at('generate').fail('needs data of type "folder" with a caption: the folder is filled, and the caption is the prompt');
+  }
+  if (data.type !== 'folder' || prior.type !== 'folder') return;
+  // folders are read with all that is below them
+  const [subject, others] = [path.resolve(data.path) + path.sep, path.resolve(prior.path) + path.sep];
+  if (subject.startsWith(others) || others.startsWith(subject)) place.at('data').fail(`${prior.path} and the folder of the subject, ${data.path}, hold the same pictures: put the class beside it`);
 }
 
 // the types of a configuration file and the schema name the same keys, and what the types accept the schema reads

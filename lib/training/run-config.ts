@@ -1,4 +1,7 @@
+import type { Shape } from '../data/dataset.js';
 import { IFError } from '../errors.js';
+import { bucketShapes } from './buckets.js';
+import { loraLayers } from './lora.js';
 import type { TrainableModel } from './model.js';
 import type { ResolvedConfig } from './resolve-config.js';
 
@@ -12,6 +15,9 @@ export type RunConfig = Omit<ResolvedConfig, 'size' | 'steps' | 'epochs' | 'micr
   objective: ResolvedConfig['objective'] & { prediction: 'epsilon' | 'v_prediction'; variance: 'learned' | 'fixed' };
   validation: false | (Exclude<ResolvedConfig['validation'], false> & { pictures: number });
 };
+
+/** Sides of buckets are multiples of it, and of what the UNet and the reduction divide by: pixels below are too fine to matter. */
+const BUCKET_MULTIPLE = 8;
 
 export interface DataLengths {
   /** Pictures of `data`, and how messages call it. */
@@ -28,11 +34,12 @@ export function completeConfig(config: ResolvedConfig, model: TrainableModel, le
   const upscales = model.noiser !== undefined;
   const { size, lowRes } = pictureSizes(config, model, upscales);
   const validation = completeValidation(config, lengths);
+  if (config.lora) loraLayers(config.lora, { unet: model.config, text: model.trainTextEncoder ? model.text.config : undefined }); // refuses unknown layers
   const { epochs, steps, ...rest } = config;
   const visits = (epochs ?? 0) * (lengths.data.length - heldOutPictures({ validation })) * (config.priorPreservation ? 2 : 1);
   return {
     ...rest,
-    model: { ...config.model, ...(config.model.trainTextEncoder ? {} : { textDtype: config.model.textDtype ?? config.dtype }) },
+    model: { ...config.model, ...(model.trainTextEncoder ? {} : { textDtype: config.model.textDtype ?? config.dtype }) },
     stage: checkedStage(config, model, upscales),
     size,
     ...(lowRes ? { lowRes } : {}),
@@ -65,6 +72,22 @@ function pictureSizes(config: ResolvedConfig, { config: unet, folder }: Trainabl
   const lowRes = config.lowRes ?? { filter: 'bicubic' as const, factor: 4, stage1: undefined };
   if (size % lowRes.factor !== 0) fail('lowRes.factor', `expected a divisor of the size ${size}, got ${lowRes.factor}`);
   return { size, lowRes };
+}
+
+/**
+ * The shapes of the pictures that are trained on: the square, or those of the buckets.
+ * @throws IFError `INVALID_ARGUMENT` when there can be none of that size
+ */
+export function pictureShapes({ size, buckets, lowRes }: RunConfig, { config: unet }: TrainableModel): Shape[] {
+  if (!buckets) return [{ width: size, height: size }];
+  const multiple = leastCommonMultiple(BUCKET_MULTIPLE, leastCommonMultiple(2 ** (unet.blockOutChannels.length - 1), lowRes?.factor ?? 1));
+  if (size % multiple !== 0) fail('buckets', `need a size that is a multiple of ${multiple}, got ${size}`);
+  return bucketShapes(size, multiple, buckets.maxRatio);
+}
+
+function leastCommonMultiple(a: number, b: number): number {
+  const divisor = (x: number, y: number): number => (y === 0 ? x : divisor(y, x % y));
+  return (a / divisor(a, b)) * b;
 }
 
 function target({ objective }: ResolvedConfig, { config, scheduler, folder }: TrainableModel, upscales: boolean): Pick<RunConfig['objective'], 'prediction' | 'variance'> {
@@ -103,7 +126,7 @@ export function heldOutPictures({ validation }: Pick<RunConfig, 'validation'>): 
 }
 
 /** Keys that may differ when a run goes on: they change neither the weights (but for rounding) nor what is drawn. */
-const FREE_KEYS = ['out', 'devices', 'threads', 'microBatch', 'gradientCheckpointing', 'validation', 'previews', 'checkpoints', 'saveDtype'];
+const FREE_KEYS = ['out', 'devices', 'threads', 'microBatch', 'gradientCheckpointing', 'validation', 'previews', 'checkpoints', 'saveDtype', 'priorPreservation.generate'];
 
 /**
  * The keys, e.g. `optimizer.lr`, in which two configurations of a run differ so that one cannot continue the other.

@@ -1,10 +1,11 @@
 import { Purpose, type StatelessRandom } from '../stateless-random.js';
+import type { VisitOrder } from './loader.js';
 
 /**
  * The order in which the pictures of a source are visited: every epoch a permutation of its own. A pure function of the
  * position, so that a run can start anywhere.
  */
-export class SampleOrder {
+export class SampleOrder implements VisitOrder {
   private epoch = -1;
   private order: Uint32Array = new Uint32Array(0);
 

@@ -1,25 +1,27 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { DataContext } from '../data/context.js';
-import type { Dataset, Sample } from '../data/dataset.js';
+import type { Dataset, Sample, Shape } from '../data/dataset.js';
 import { openDataset, type DataConfig } from '../data/open.js';
 import { resolveDevice, setThreads } from '../device.js';
 import { addon } from '../addon.js';
 import { DDPMScheduler } from '../diffusion/ddpm.js';
 import { IFError } from '../errors.js';
 import { checkWritable, ioError, writeFileAtomic } from '../files.js';
-import { availableMemory, gigabytes } from '../pipelines/memory-plan.js';
+import { gigabytes } from '../pipelines/memory-plan.js';
 import { StatelessRandom } from '../stateless-random.js';
 import { Checkpoints, type Checkpoint } from './checkpoint.js';
+import { ClassPictures } from './class-pictures.js';
 import type { OnTrainingEvent } from './events.js';
 import { pipelineTexts, trainedScheduler, type PipelineTexts } from './export.js';
 import type { LoaderSource } from './loader.js';
-import { checkDiskSpace, checkTrainingPlan, peakBytes, planTraining, type TrainingPlan } from './memory-plan.js';
+import { checkDiskSpace, checkTrainingPlan, leastMemory, peakBytes, planTraining, type TrainingPlan } from './memory-plan.js';
 import { openModel, type TrainableModel } from './model.js';
 import { PREVIEW_BATCH, type PreviewItem } from './preview.js';
 import type { ResolvedConfig } from './resolve-config.js';
-import { completeConfig, heldOutPictures, trajectoryDifferences, type RunConfig } from './run-config.js';
-import { holdOut, SampleOrder } from './sample-order.js';
+import { completeConfig, heldOutPictures, pictureShapes, trajectoryDifferences, type RunConfig } from './run-config.js';
+import { holdOut } from './sample-order.js';
+import { trainingSources } from './sources.js';
 import { Stage1Samples } from './stage1-samples.js';
 import { readPictures } from './validation.js';
 
@@ -43,6 +45,8 @@ export interface Setup {
   datasets: Dataset[];
   /** Pictures of the validation; none when it is off. */
   heldOut: Sample[];
+  /** Of the pictures that are trained on. */
+  shapes: Shape[];
   previewItems: PreviewItem[];
   plan: TrainingPlan;
   /** The small files of the result. */
@@ -54,14 +58,14 @@ export interface Setup {
 
 /**
  * Opens model and data and checks everything that can be checked: configuration, pictures, the folder of the run, memory
- * and disk.
+ * and disk; then draws the pictures of the class that are missing.
  * @throws IFError with one line that says what is wrong
  */
 export async function setUp(given: ResolvedConfig, options: SetupOptions): Promise<Setup> {
   const { onEvent, signal } = options;
   const onWarning = (message: string): void => onEvent({ type: 'warning', message });
   const devices = useDevices(given);
-  const model = await openModel(given.model);
+  const model = await openModel(given);
   const folders = [model.folder.dir, model.textFolder.dir];
   if (folders.includes(path.resolve(given.out))) throw new IFError('INVALID_ARGUMENT', `out: ${given.out} is the folder that the run starts from; choose another one`);
 
@@ -75,9 +79,10 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     const data = await open(given.data as DataConfig);
     const validationData = given.validation && given.validation.data ? await open(given.validation.data as DataConfig) : undefined;
     const config = completeConfig({ ...given, devices }, model, { data, ...(validationData ? { validation: validationData.length } : {}) });
-    const prior = config.priorPreservation ? await open(config.priorPreservation.data as DataConfig) : undefined;
-    if (prior?.length === 0) throw new IFError('NOT_FOUND', `priorPreservation.data: ${prior.description} has no pictures`);
-
+    const classPictures = await ClassPictures.check(config, model);
+    const openPrior = async (): Promise<Dataset | undefined> => config.priorPreservation && open(config.priorPreservation.data as DataConfig);
+    const ready = classPictures?.missing.length ? undefined : await openPrior();
+    const shapes = pictureShapes(config, model);
     const pipeline = await pipelineTexts(model, config);
 
     await prepareFolder(config.out);
@@ -86,24 +91,26 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
 
     const random = new StatelessRandom(BigInt(config.seed));
     const { training, heldOut } = holdOut(random, data.length, heldOutPictures(config));
-    const sources = [{ dataset: data, order: new SampleOrder(random, training, 0), weight: 1 }];
-    if (prior) sources.push({ dataset: prior, order: new SampleOrder(random, Uint32Array.from({ length: prior.length }, (_, i) => i), 1), weight: config.priorPreservation!.weight });
     const validationIndices = validationData && config.validation ? Array.from({ length: config.validation.pictures }, (_, i) => i) : heldOut;
     const pictures = config.validation ? await readPictures(validationData ?? data, validationIndices, config.size, signal) : [];
     const previewItems = await choosePreviews(config, model, pictures, data, training, signal);
 
-    const stage1 = await Stage1Samples.check(config, model.text.config.dModel);
-    const plan = await planTraining(model, config, Math.min(previewItems.length, PREVIEW_BATCH), stage1);
+    const stage1 = await Stage1Samples.check(config, model.text.config.dModel, shapes);
+    const plan = await planTraining(model, config, shapes, Math.min(previewItems.length, PREVIEW_BATCH), stage1);
     for (const component of ['encoding', 'training', 'preview', 'lowRes'] as const) {
       const part = plan[component];
       if (part) onEvent({ type: 'plan', component, weightBytes: part.weightBytes, activationBytes: part.activationBytes });
     }
     checkTrainingPlan(plan, config);
-    onEvent({ type: 'status', message: `memory: about ${gigabytes(peakBytes(plan))} of the ${gigabytes(availableMemory())} that are available` });
+    onEvent({ type: 'status', message: `memory: about ${gigabytes(peakBytes(plan))} of the ${gigabytes(leastMemory(config.devices))} that are available` });
     await checkDiskSpace(plan, config.out, onWarning, config.checkpoints.keep);
     await writeFileAtomic(path.join(config.out, 'training_config.json'), `${JSON.stringify(config, null, 2)}\n`);
+    await classPictures?.draw(options.cacheDir, onEvent, signal);
+    const prior = ready ?? await openPrior();
+    checkPrior(checkpoint, prior);
+    const sources = await trainingSources(data, training, prior, { config, random, shapes, onEvent, signal });
     const scheduler = DDPMScheduler.fromConfig(trainedScheduler(model.schedulerJson, config.objective), `${model.folder.scheduler}/scheduler_config.json`);
-    return { config, model, scheduler, random, sources, datasets, heldOut: pictures, previewItems, plan, pipeline, checkpoints, checkpoint };
+    return { config, model, scheduler, random, sources, datasets, heldOut: pictures, shapes, previewItems, plan, pipeline, checkpoints, checkpoint };
   } catch (error) {
     await Promise.allSettled(datasets.map((dataset) => dataset.close()));
     throw error;
@@ -122,6 +129,7 @@ function dataContext({ cacheDir, onEvent }: SetupOptions): DataContext {
 function useDevices({ devices, threads }: ResolvedConfig): string[] {
   const names = devices.map(resolveDevice);
   if (new Set(names).size !== names.length) throw new IFError('INVALID_ARGUMENT', `devices: expected each once, got ${devices.join(', ')}`);
+  if (new Set(names.map((name) => name.split(':')[0])).size > 1) throw new IFError('INVALID_ARGUMENT', `devices: expected all of one type, got ${devices.join(', ')}`);
   const each = threads > 0 || names.length === 1 ? threads : Math.max(1, Math.floor(addon.cpuInfo().cores / names.length));
   for (const name of names) setThreads(name, each);
   return names;
@@ -163,6 +171,13 @@ async function findCheckpoint(checkpoints: Checkpoints, config: RunConfig, data:
   }
   onEvent({ type: 'status', message: `continuing after step ${state.step}` });
   return checkpoint;
+}
+
+/** The order of the class's pictures depends on their number. */
+function checkPrior(checkpoint: Checkpoint | undefined, prior: Dataset | undefined): void {
+  const before = checkpoint?.state.data.prior;
+  if (before === undefined || before === prior?.length) return;
+  throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with ${before} pictures of the class, now there are ${prior?.length ?? 0}: restore them, or start another run with --out`);
 }
 
 const PREVIEW_PICTURES = 4;

@@ -9,8 +9,9 @@ import { BatchBuilder, storedText, tokenText } from './batch.js';
 import { partFile } from './checkpoint.js';
 import { diverged, DivergenceWatch } from './divergence.js';
 import type { OnTrainingEvent } from './events.js';
-import { exportPipeline } from './export.js';
+import { exportLora, exportPipeline } from './export.js';
 import { Loader, prefetchCapacity, type LoadedSample } from './loader.js';
+import { loraOptions } from './lora.js';
 import { MetricsLog } from './metrics.js';
 import { Previews } from './preview.js';
 import { Replicas } from './replicas.js';
@@ -31,7 +32,8 @@ export interface TrainOptions {
 }
 
 /**
- * Trains a stage as a configuration says, up to its last step, and writes the result as a pipeline folder.
+ * Trains a stage as a configuration says, up to its last step, and writes the result as a pipeline folder; with LoRA as an
+ * adapter.
  * @returns the folder
  * @throws IFError before anything heavy starts: `INVALID_ARGUMENT`, `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`,
  *   `OUT_OF_MEMORY`, `IO`, `NOT_BUILT`; later `CANCELLED` when the signal ended it, `DIVERGED`, or what the data throws, each
@@ -88,16 +90,16 @@ class Run {
     const objective = (by: typeof weighting): Objective => new Objective(model.scheduler.config, model.noiser?.config, { prediction, variance, weighting: by });
     const width = model.text.config.dModel;
     const text = store ? storedText(store, width) : tokenText(model.text);
-    const stage1 = config.lowRes?.stage1 && await Stage1Samples.open({ ...config, lowRes: { ...config.lowRes, stage1: config.lowRes.stage1 } }, width, config.dtype, random, text, signal);
+    const stage1 = config.lowRes?.stage1 && await Stage1Samples.open({ ...config, lowRes: { ...config.lowRes, stage1: config.lowRes.stage1 } }, width, setup.shapes, config.dtype, random, text, signal);
     const batches = new BatchBuilder(config, objective(weighting), random, text, stage1);
     const previews = config.previews && setup.previewItems.length > 0 ? await Previews.create(setup.previewItems, { ...config, previews: config.previews }, model, scheduler, store) : undefined;
     const validation = config.validation ? new Validation(setup.heldOut, { ...config, validation: config.validation }, objective({ type: 'none' }), batches) : undefined;
 
     const { dtype, precision, gradientCheckpointing: checkpointing } = config;
-    const replicas = await Replicas.create(model, config.devices, { dtype, precision, checkpointing, ema: config.ema !== false });
+    const replicas = await Replicas.create(model, config.devices, { dtype, precision, checkpointing, ema: config.ema !== false, lora: loraOptions(config) });
     try {
+      if (!checkpoint || config.lora) await replicas.start(BigInt(config.seed), { onProgress: (done, total) => onEvent({ type: 'load', component: 'model', done, total, unit: 'bytes' }), ...(signal ? { signal } : {}) });
       if (checkpoint) for (const part of stateParts(setup)) await replicas.restore(partFile(checkpoint.dir, part), part, signal);
-      else await replicas.start(BigInt(config.seed), { onProgress: (done, total) => onEvent({ type: 'load', component: 'model', done, total, unit: 'bytes' }), ...(signal ? { signal } : {}) });
       const start = checkpoint?.state.step ?? 0;
       const metrics = await MetricsLog.open(config.out, checkpoint ? start : -1);
       const loader = new Loader({ sources, size: config.size, random, start: start * config.batchSize, capacity: prefetchCapacity(config.batchSize, config.size) });
@@ -132,7 +134,8 @@ class Run {
       if (error instanceof IFError && error.code === 'CANCELLED') this.onEvent({ type: 'status', message: `stopped after step ${this.step} of ${config.steps}; --resume goes on from there` });
       throw error;
     }
-    await exportPipeline(config.out, this.replicas, model, config, this.setup.pipeline, this.step);
+    if (config.lora) await exportLora(config.out, this.replicas, model, config);
+    else await exportPipeline(config.out, this.replicas, model, config, this.setup.pipeline, this.step);
     this.onEvent({ type: 'done', step: this.step, dir: config.out });
   }
 
@@ -220,7 +223,7 @@ class Run {
     if (this.saved === this.step) return;
     const { config, checkpoints, sources, pipeline } = this.setup;
     const { description, length } = sources[0]!.dataset;
-    const dir = await checkpoints.save({ step: this.step, config, data: { description, length }, pipeline }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
+    const dir = await checkpoints.save({ step: this.step, config, data: { description, length, ...(sources[1] ? { prior: sources[1].dataset.length } : {}) }, pipeline }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
     this.saved = this.step;
     this.onEvent({ type: 'checkpoint', step: this.step, dir });
   }
@@ -251,6 +254,7 @@ async function encodeCaptions({ config, model, datasets, previewItems }: Setup, 
     ...t5Arithmetic(config.model.textDtype ?? config.dtype, config.dtype), device: config.devices[0]!, cacheDir,
     onWarning: (message) => onEvent({ type: 'warning', message }),
     onProgress: (done, total) => onEvent({ type: 'load', component: 'text_encoder', done, total, unit: 'bytes' }),
+    onEncoded: (done, total) => onEvent({ type: 'load', component: 'encoding captions', done, total, unit: 'items' }),
     ...(signal ? { signal } : {}),
   });
 }

@@ -11,15 +11,15 @@ const SEED = 0x76616c6964617465n; // "validate"
 const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;
 
 /**
- * Reads pictures in the middle: centre crop, not mirrored.
+ * Reads pictures in the middle: centre crop, square, not mirrored.
  * @param indices which pictures; those that cannot be read are left out
  * @throws IFError `NOT_FOUND` when none can be read
  */
 export async function readPictures(dataset: Dataset, indices: Iterable<number>, size: number, signal?: AbortSignal): Promise<Sample[]> {
   const samples: Sample[] = [];
   for (const index of indices) {
-    const sample = await dataset.load(index, { size, random: () => 0.5, ...(signal ? { signal } : {}) });
-    if (sample) samples.push(checked(sample, size, dataset));
+    const sample = await dataset.load(index, { width: size, height: size, random: () => 0.5, ...(signal ? { signal } : {}) });
+    if (sample) samples.push(checked(sample, { width: size, height: size }, dataset));
   }
   if (samples.length === 0) throw new IFError('NOT_FOUND', `${dataset.description}: none of the validation pictures can be read${dataset.skipped[0] ? `; the first: ${dataset.skipped[0].key}: ${dataset.skipped[0].reason}` : ''}`);
   return samples;

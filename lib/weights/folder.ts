@@ -6,7 +6,9 @@ import { describeJson, isJsonObject, readJson } from '../models/json.js';
 import { parseModelIndex, STAGE_CLASSES, type ModelIndex, type StageKind } from '../models/model-index.js';
 import { firstNames } from '../suggest.js';
 
+/** A part of a pipeline that has weights. */
 export type Component = 'unet' | 'text_encoder';
+/** Files of weights beside the plain ones. */
 export type WeightsVariant = 'fp16' | 'bf16';
 
 /** How tensor files are stored: safetensors, or torch archives. */

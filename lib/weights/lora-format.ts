@@ -5,8 +5,8 @@ import path from 'node:path';
 import { IFError } from '../errors.js';
 import { ioError } from '../files.js';
 import { describeJson, isJsonObject, parseJson, readJson, type JsonObject } from '../models/json.js';
-import { firstNames } from '../suggest.js';
-import { isWeightDType, shapeText, type TensorSpec } from './file-dtype.js';
+import { firstNames, nearestName } from '../suggest.js';
+import { isWeightDType, shapeText, type TensorSpec, type WeightDType } from './file-dtype.js';
 import { listFolder, type Component } from './folder.js';
 import { writeJson } from './pipeline-files.js';
 import { writeSafetensors, type WrittenTensor } from './safetensors-writer.js';
@@ -30,12 +30,16 @@ export interface LoraOrigin {
   baseModel?: string;
   /** `I`, `II` or `III`. */
   stage?: string;
-  /** Whether the predicted variance was trained; if not, samplers use a fixed one. */
+  /** `epsilon` or `v_prediction`. */
+  prediction?: string;
+  /** `learned` or `fixed`: whether the predicted variance was trained; if not, samplers use a fixed one. */
   variance?: string;
 }
 
 /** An adapter: described at once, read tensor by tensor. Close it when done. */
 export interface LoraAdapter {
+  /** That the factors are in. */
+  file: string;
   modules: LoraModule[];
   origin: LoraOrigin;
   /** Dense elements of a module's `down` or `up`. */
@@ -47,7 +51,7 @@ export const PEFT_CONFIG = 'adapter_config.json';
 export const PEFT_WEIGHTS = 'adapter_model.safetensors';
 export const DIFFUSERS_LORA_WEIGHTS = 'pytorch_lora_weights.safetensors';
 const DIFFUSERS_METADATA = 'lora_adapter_metadata'; // diffusers loaders/lora_base.py
-const ORIGIN_KEYS: Record<keyof LoraOrigin, string> = { baseModel: 'if.base_model', stage: 'if.stage', variance: 'if.variance' };
+const ORIGIN_KEYS: Record<keyof LoraOrigin, string> = { baseModel: 'if.base_model', stage: 'if.stage', prediction: 'if.prediction', variance: 'if.variance' };
 
 /** What stands around a module's name, by layout. First match wins; what is written is the first of each. */
 const PREFIXES: readonly { prefix: string; component?: Component }[] = [
@@ -92,7 +96,7 @@ export async function openLora(target: string): Promise<LoraAdapter> {
     });
     const base = isJsonObject(config) && typeof config['base_model_name_or_path'] === 'string' ? { baseModel: config['base_model_name_or_path'] } : {};
     const recorded = Object.entries(ORIGIN_KEYS).flatMap(([key, name]) => (source.metadata[name] === undefined ? [] : [[key, source.metadata[name]]]));
-    return { modules, origin: { ...base, ...Object.fromEntries(recorded) as LoraOrigin }, read: (tensor) => source.read(tensor.name), close: () => source.close() };
+    return { file, modules, origin: { ...base, ...Object.fromEntries(recorded) as LoraOrigin }, read: (tensor) => source.read(tensor.name), close: () => source.close() };
   } catch (error) {
     await source.close();
     throw error;
@@ -167,10 +171,13 @@ function alphaOf(fields: JsonObject, name: string, where: string): number {
  * @param tensors those of the network: diffusersTensors(unetTable(config)), or t5Tensors(config)
  * @throws IFError `WEIGHTS` with every module that the network does not have or has in another shape
  */
-export function checkLora(adapter: LoraAdapter, component: Component, tensors: readonly NamedShape[], where: string): void {
+export function checkLora(adapter: Pick<LoraAdapter, 'modules'>, component: Component, tensors: readonly NamedShape[], where: string): void {
   const shapes = new Map(tensors.filter(({ shape }) => shape.length === 2).map(({ name, shape }) => [name, shape]));
   const modules = adapter.modules.filter((module) => module.component === component);
-  const unknown = modules.filter(({ name }) => !shapes.has(`${name}.weight`)).map(({ name }) => name);
+  const unknown = modules.filter(({ name }) => !shapes.has(`${name}.weight`)).map(({ name }, i) => {
+    const near = i < 3 ? nearestName(name, [...shapes.keys()].map((key) => key.replace(/\.weight$/, ''))) : undefined;
+    return near ? `${name} (did you mean ${near}?)` : name;
+  });
   const misshapen = modules.flatMap(({ name, up, down }) => {
     const shape = shapes.get(`${name}.weight`);
     return shape && (shape[0] !== up.shape[0] || shape[1] !== down.shape[1]) ? [`${name} (${shapeText(shape)}, the adapter's product is ${shapeText([up.shape[0]!, down.shape[1]!])})`] : [];
@@ -183,16 +190,17 @@ export function checkLora(adapter: LoraAdapter, component: Component, tensors: r
 /**
  * Writes PEFT's layout into an existing folder.
  * @param tensors those of the network, so that target_modules can name layers by their ends where all of them are adapted
+ * @param dtype of the factors. Default: as they are
  * @throws IFError `INVALID_ARGUMENT` when the adapter is for two networks; `IO`
  */
-export async function writeLoraPeft(dir: string, adapter: LoraAdapter, tensors: readonly NamedShape[]): Promise<void> {
+export async function writeLoraPeft(dir: string, adapter: LoraAdapter, tensors: readonly NamedShape[], dtype?: WeightDType): Promise<void> {
   const components = new Set(adapter.modules.map(({ component }) => component));
   if (components.size !== 1) throw new IFError('INVALID_ARGUMENT', `PEFT's layout holds one network, the adapter has ${[...components].join(' and ')}: write diffusers' layout`);
   const [component] = components as Set<Component>;
   const autoMapping = component === 'unet'
     ? { base_model_class: 'UNet2DConditionModel', parent_library: 'diffusers.models.unets.unet_2d_condition' }
     : { base_model_class: 'T5EncoderModel', parent_library: 'transformers.models.t5.modeling_t5' };
-  await writeSafetensors(path.join(dir, PEFT_WEIGHTS), factors(adapter, () => 'base_model.model.'), fileMetadata(adapter.origin));
+  await writeSafetensors(path.join(dir, PEFT_WEIGHTS), factors(adapter, () => 'base_model.model.', dtype), fileMetadata(adapter.origin));
   await writeJson(path.join(dir, PEFT_CONFIG), {
     ...loraSettings(adapter.modules, tensors),
     auto_mapping: autoMapping, base_model_name_or_path: adapter.origin.baseModel ?? null, inference_mode: true, peft_type: 'LORA', revision: null, task_type: null,
@@ -202,9 +210,10 @@ export async function writeLoraPeft(dir: string, adapter: LoraAdapter, tensors: 
 /**
  * Writes diffusers' layout into an existing folder, with ranks and alphas in the metadata, where load_lora_weights reads them.
  * @param tensors those of each network
+ * @param dtype of the factors. Default: as they are
  * @throws IFError `IO`
  */
-export async function writeLoraDiffusers(dir: string, adapter: LoraAdapter, tensors: Partial<Record<Component, readonly NamedShape[]>>): Promise<void> {
+export async function writeLoraDiffusers(dir: string, adapter: LoraAdapter, tensors: Partial<Record<Component, readonly NamedShape[]>>, dtype?: WeightDType): Promise<void> {
   const settings: JsonObject = {};
   for (const component of ['unet', 'text_encoder'] as const) {
     const modules = adapter.modules.filter((module) => module.component === component);
@@ -212,7 +221,7 @@ export async function writeLoraDiffusers(dir: string, adapter: LoraAdapter, tens
     for (const [key, value] of Object.entries(loraSettings(modules, tensors[component] ?? []))) settings[`${component}.${key}`] = value;
   }
   const metadata: [string, string][] = [...fileMetadata(adapter.origin), [DIFFUSERS_METADATA, JSON.stringify(settings, null, 2)]];
-  await writeSafetensors(path.join(dir, DIFFUSERS_LORA_WEIGHTS), factors(adapter, (component) => `${component}.`), metadata);
+  await writeSafetensors(path.join(dir, DIFFUSERS_LORA_WEIGHTS), factors(adapter, (component) => `${component}.`, dtype), metadata);
 }
 
 /** The fields of PEFT's LoraConfig. */
@@ -234,9 +243,10 @@ function targetModules(names: readonly string[], tensors: readonly NamedShape[])
   return [...new Set(names.map((name) => (whole(end(name)) ? end(name) : name)))].sort();
 }
 
-function factors(adapter: LoraAdapter, prefix: (component: Component) => string): WrittenTensor[] {
+function factors(adapter: LoraAdapter, prefix: (component: Component) => string, dtype?: WeightDType): WrittenTensor[] {
   return adapter.modules.flatMap((module) => SUFFIXES.slice(0, 2).map(({ suffix, part }) => ({
     ...module[part],
+    dtype: dtype ?? module[part].dtype,
     name: `${prefix(module.component)}${module.name}${suffix}`,
     read: async () => ({ bytes: await adapter.read(module[part]), dtype: module[part].dtype }),
   })));

@@ -9,7 +9,7 @@ export interface OutputOptions {
 }
 
 /** What tells a folder that may be replaced: files that every model folder has one of. */
-const MODEL_FILES = ['model_index.json', 'config.json', 'config.yml', 'adapter_config.json'];
+const MODEL_FILES = ['model_index.json', 'config.json', 'config.yml', 'adapter_config.json', 'pytorch_lora_weights.safetensors'];
 
 /**
  * Fills a folder that appears under its name when it is complete. A folder that is there is kept until then.

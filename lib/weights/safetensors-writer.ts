@@ -1,5 +1,5 @@
 import path from 'node:path';
-import { addon, withSignal, type TensorInfo } from '../addon.js';
+import { addon, withSignal, type LoraProduct, type TensorInfo } from '../addon.js';
 import { IFError } from '../errors.js';
 import { writeFileAtomic } from '../files.js';
 import { tensorBytes, totalBytes, type FileDType, type TensorSpec } from './file-dtype.js';
@@ -8,6 +8,8 @@ import { tensorBytes, totalBytes, type FileDType, type TensorSpec } from './file
 export interface WrittenTensor extends TensorSpec {
   /** The elements, as `read` of a TensorSource gives them, and their type. */
   read: () => Promise<{ bytes: Buffer; dtype: FileDType }>;
+  /** Products that are added to it. */
+  lora?: LoraProduct[];
 }
 
 export interface WriteOptions {
@@ -62,7 +64,7 @@ export async function writeSafetensors(
   try {
     for (const tensor of tensors) {
       const { bytes, dtype } = await tensor.read();
-      await withSignal(signal, (token) => addon.safetensorsWrite(writer, tensor.name, bytes, engineDType(dtype, tensor.name), token));
+      await withSignal(signal, (token) => addon.safetensorsWrite(writer, tensor.name, bytes, engineDType(dtype, tensor.name), tensor.lora, token));
       done += tensorBytes(tensor);
       onProgress?.(done, total);
     }

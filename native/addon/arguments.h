@@ -38,6 +38,10 @@ inline Device read_device(const Napi::Value& v, const char* parameter) {
   DF_CHECK(device.type != DeviceType::Meta, "%s: the meta device is for memory plans only", parameter);
   return device;
 }
+/// The meta device that stands for a device in memory plans.
+inline Device read_planned_device(const Napi::Value& v, const char* parameter) {
+  return read_device(v, parameter).type == DeviceType::Cuda ? kMetaCuda : kMeta;
+}
 inline DType read_dtype(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);
   if (s == "f32") return DType::F32;

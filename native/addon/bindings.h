@@ -5,6 +5,7 @@
 #include "core/random.h"
 #include "core/tensor.h"
 #include "io/safetensors.h"
+#include "nn/lora.h"
 #include "nn/memory_plan.h"
 
 namespace df::addon {
@@ -25,6 +26,8 @@ void bind_system(Napi::Env env, Napi::Object exports);
 
 /// { weightBytes, activationBytes, flops }.
 Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan);
+/// [{ module, down: Tensor, up: Tensor, scale }, …]; null: none.
+std::vector<LoraProduct> read_products(const Napi::Value& value);
 /// Pairs of strings, for a file.
 Metadata read_metadata(const Napi::Value& v, const char* parameter);
 /// Normal noise (N, C, H, W) of torch's CPU generator as an NHWC float32 tensor on `device`.

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <unordered_set>
 
+#include "core/device_runtime.h"
+
 namespace df::addon {
 namespace {
 
@@ -182,6 +184,12 @@ Napi::Error make_error(Napi::Env env, ErrorCode code, const std::string& message
 
 Napi::Promise run_command(Napi::Env env, Device device, CancelFlag cancelled, std::function<Deliver()> execute) {
   get_threads(device);  // starts the queue, or throws before anything is counted
+  if (device.type == DeviceType::Cuda)  // what the command gave to the device is done, or has failed, when it ends
+    execute = [device, execute = std::move(execute)] {
+      Deliver deliver = execute();
+      device_runtime().synchronize(device);
+      return deliver;
+    };
   return run(env, std::move(cancelled), std::move(execute), [device](Function run, Function finished, CancelFlag flag) {
     submit_to_device(device, std::move(run), std::move(finished), std::move(flag));
   });

@@ -10,18 +10,6 @@ namespace {
 
 CancelFlag read_flag(const Napi::Value& v) { return unwrap_optional<std::atomic<bool>>(v, "cancel"); }
 
-Metadata read_metadata(const Napi::Value& v, const char* parameter) {
-  DF_CHECK(v.IsArray(), "%s: expected an array of pairs", parameter);
-  Metadata metadata;
-  auto pairs = v.As<Napi::Array>();
-  for (uint32_t i = 0; i < pairs.Length(); i++) {
-    const auto pair = read_strings(pairs.Get(i), parameter);
-    DF_CHECK(pair.size() == 2, "%s: expected an array of pairs", parameter);
-    metadata[pair[0]] = pair[1];
-  }
-  return metadata;
-}
-
 DType read_file_dtype(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);
   for (const DType t : {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64, DType::U8})
@@ -129,12 +117,15 @@ Napi::Value safetensors_writer(const Napi::CallbackInfo& info) {
   });
 }
 
-// safetensorsWrite(writer, name, bytes: Uint8Array, dtype, cancel?): Promise<void>; converted into the declared type
+// safetensorsWrite(writer, name, bytes: Uint8Array, dtype, lora: products, cancel?): Promise<void>; the products of this
+// tensor's module are added, and the result is converted into the declared type
 Napi::Value safetensors_write(const Napi::CallbackInfo& info) {
   const auto writer = unwrap<SafetensorsWriter>(info[0], "safetensorsWrite: writer");
   const std::string name = read_string(info[1], "safetensorsWrite: name");
   const DType dtype = read_file_dtype(info[3], "safetensorsWrite: dtype");
   const TensorInfo declared = writer->describe(name);
+  const std::vector<LoraProduct> products = read_products(info[4]);
+  // buffers last: reading a property may run JavaScript that resizes them
   DF_CHECK(info[2].IsTypedArray() && info[2].As<Napi::TypedArray>().TypedArrayType() == napi_uint8_array,
            "safetensorsWrite: bytes must be a Uint8Array");
   auto bytes = info[2].As<Napi::Uint8Array>();
@@ -142,8 +133,9 @@ Napi::Value safetensors_write(const Napi::CallbackInfo& info) {
   DF_CHECK(bytes.ByteLength() == source.bytes(), "safetensorsWrite: \"%s\" %s of %s needs %zu bytes, got %zu", name.c_str(),
            declared.shape.str().c_str(), dtype_name(dtype), source.bytes(), bytes.ByteLength());
   std::memcpy(source.raw(), bytes.Data(), source.bytes());
-  return run_command(info.Env(), kCpu, read_flag(info[4]), [=]() -> Deliver {
-    writer->write(name, converted(source, declared.dtype, name));
+  return run_command(info.Env(), kCpu, read_flag(info[5]), [=]() -> Deliver {
+    TensorMapSource plain({{name, source}});
+    writer->write(name, converted(MergedSource(plain, products).read(name), declared.dtype, name));
     return [](Napi::Env env) { return env.Undefined(); };
   });
 }

@@ -2,6 +2,7 @@
 #include "addon/arguments.h"
 #include "addon/bindings.h"
 #include "addon/handles.h"
+#include "bench/timing.h"
 #include "io/safetensors.h"
 #include "io/state_source.h"
 #include "nn/denoise.h"
@@ -33,27 +34,23 @@ Napi::Value t5_create(const Napi::CallbackInfo& info) {
   return create<T5Encoder, T5Config>(info, read_boolean(info[3], "int8Weights"));
 }
 
-// (model, files: string[], onProgress?: (done, total) => void, cancel?): Promise<void>
+// (model, files: string[], lora: products | null, onProgress?: (done, total) => void, cancel?): Promise<void>
 template <class Model> Napi::Value load(const Napi::CallbackInfo& info) {
   const auto model = unwrap<Model>(info[0], "model");
   const std::vector<std::string> files = read_strings(info[1], "files");
+  const std::vector<LoraProduct> products = read_products(info[2]);
   std::shared_ptr<Progress> progress;
-  if (info[2].IsFunction()) progress = std::make_shared<Progress>(info.Env(), info[2].As<Napi::Function>());
-  return run_command(info.Env(), model->device(), read_flag(info[3]), [=]() -> Deliver {
+  if (info[3].IsFunction()) progress = std::make_shared<Progress>(info.Env(), info[3].As<Napi::Function>());
+  return run_command(info.Env(), model->device(), read_flag(info[4]), [=]() -> Deliver {
     SafetensorsSource source(files);
-    model->load(source, [&](double done, double total) {
+    MergedSource merged(source, products);
+    model->load(merged, [&](double done, double total) {
       if (progress) progress->report(done, total);
     });
     return [](Napi::Env env) { return env.Undefined(); };
   });
 }
 
-// As T5 begins its training: scores are not divided by sqrt(d_kv), the weights of q are, and the embedding has variance 1
-// (Raffel et al. 2020, Mesh TensorFlow's code; transformers modeling_t5.py, T5PreTrainedModel._init_weights).
-void prepare_random(RandomSource& source, const T5Encoder& t5) {
-  source.scale("SelfAttention.q.weight", float(1 / std::sqrt(double(t5.config().d_kv))));
-  source.scale("shared.weight", float(std::sqrt(double(t5.config().d_model))));
-}
 void prepare_random(RandomSource&, const UNet&) {}
 
 // (model, cancel?): Promise<void>: random weights, for benchmarks
@@ -78,7 +75,7 @@ template <class Model> Napi::Value describe(const Napi::CallbackInfo& info) {
   return o;
 }
 
-// planUnet(config, dtype, batch, height, width, tokens, guided, precision):
+// planUnet(config, dtype, batch, height, width, tokens, guided, precision, device):
 // Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
   const UNetConfig config = UNetConfig::from_json(read_string(info[0], "config"));
@@ -87,20 +84,22 @@ Napi::Value plan_unet_binding(const Napi::CallbackInfo& info) {
                 width = read_integer(info[4], "width", 1, 1 << 16), tokens = read_integer(info[5], "tokens", 1, 1 << 16);
   const bool guided = read_boolean(info[6], "guided");
   const Precision precision = read_precision(info[7], "precision");
+  const Device meta = read_planned_device(info[8], "device");
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided, precision);
+    const MemoryPlan plan = plan_unet(config, dtype, batch, height, width, tokens, guided, precision, meta);
     return [plan](Napi::Env env) { return plan_object(env, plan); };
   });
 }
 
-// planT5(config, dtype, int8Weights, batch, tokens): Promise<{ weightBytes, activationBytes, flops }>
+// planT5(config, dtype, int8Weights, batch, tokens, device): Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan_t5_binding(const Napi::CallbackInfo& info) {
   const T5Config config = T5Config::from_json(read_string(info[0], "config"));
   const DType dtype = read_dtype(info[1], "dtype");
   const bool int8_weights = read_boolean(info[2], "int8Weights");
   const int64_t batch = read_integer(info[3], "batch", 1, 1 << 16), tokens = read_integer(info[4], "tokens", 1, 1 << 16);
+  const Device meta = read_planned_device(info[5], "device");
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan plan = plan_t5(config, dtype, int8_weights, batch, tokens);
+    const MemoryPlan plan = plan_t5(config, dtype, int8_weights, batch, tokens, meta);
     return [plan](Napi::Env env) { return plan_object(env, plan); };
   });
 }
@@ -122,9 +121,7 @@ Napi::Value t5_forward(const Napi::CallbackInfo& info) {
   const int64_t batch = read_integer(info[3], "t5Forward: batch", 1, 1 << 16);
   const Tensor ids = tokens_of(info[1], "ids", batch), mask = tokens_of(info[2], "mask", batch);
   return run_command(info.Env(), model->device(), read_flag(info[4]), [=]() -> Deliver {
-    const Device device = model->device();
-    const Tensor hidden = model->forward(ops::to_device(ids, device), ops::to_device(mask, device));
-    const Tensor y = ops::copy(hidden, DType::F32);
+    const Tensor y = ops::copy(model->forward(ids, mask), DType::F32);
     return [y](Napi::Env env) { return wrap_tensor(env, y); };
   });
 }
@@ -163,6 +160,29 @@ Napi::Value unet_forward(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+std::vector<LoraProduct> read_products(const Napi::Value& value) {
+  if (value.IsNull() || value.IsUndefined()) return {};
+  DF_CHECK(value.IsArray(), "lora: expected an array of products");
+  std::vector<LoraProduct> all;
+  for (uint32_t i = 0; i < value.As<Napi::Array>().Length(); i++) {
+    const Napi::Value item = value.As<Napi::Array>().Get(i);
+    DF_CHECK(item.IsObject(), "lora: expected an array of products");
+    const Napi::Object o = item.As<Napi::Object>();
+    LoraProduct p;
+    p.module = read_string(o.Get("module"), "lora: module");
+    p.factors.down = unwrap_tensor(o.Get("down"), "lora: down");
+    p.factors.up = unwrap_tensor(o.Get("up"), "lora: up");
+    const double scale = read_number(o.Get("scale"), "lora: scale");
+    DF_CHECK(std::isfinite(scale), "lora: scale must be finite, got %g", scale);
+    p.factors.scale = float(scale);
+    for (const Tensor* t : {&p.factors.down, &p.factors.up})
+      DF_CHECK(t->dtype() == DType::F32 && t->device() == kCpu, "lora: factors must be f32 on the CPU, got %s on %s",
+               dtype_name(t->dtype()), t->device().str().c_str());
+    all.push_back(std::move(p));
+  }
+  return all;
+}
 
 Napi::Value plan_object(Napi::Env env, const MemoryPlan& plan) {
   auto o = Napi::Object::New(env);

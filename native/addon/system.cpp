@@ -1,6 +1,7 @@
 // Facts about this build and machine, threads and memory.
 #include "addon/arguments.h"
 #include "addon/bindings.h"
+#include "core/device_runtime.h"
 #include "core/storage.h"
 #include "cuda/device.h"
 #include "ops/backend.h"
@@ -9,7 +10,7 @@ namespace df::addon {
 namespace {
 
 // abi(): number; lib/addon.ts refuses an addon of another number
-Napi::Value abi(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), 3); }
+Napi::Value abi(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), 4); }
 
 // setErrorClass(class)
 Napi::Value bind_error_class(const Napi::CallbackInfo& info) {
@@ -31,7 +32,8 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   return o;
 }
 
-// cudaInfo(): { built, devices: [{ name, memory }], reason }
+// cudaInfo(): { built, devices: [{ name, memory }], reason }; reason: why cuda:0 cannot be used, as far as can be told
+// without taking memory of it, or empty
 Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   const CudaInfo c = query_cuda();
   auto o = Napi::Object::New(info.Env());
@@ -44,8 +46,22 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   }
   o.Set("built", c.built);
   o.Set("devices", devices);
-  o.Set("reason", c.reason);
+  o.Set("reason", cuda_refusal(c, 0));
   return o;
+}
+
+// checkDevice(device): throws NOT_BUILT when it cannot be used here
+Napi::Value check_device(const Napi::CallbackInfo& info) {
+  const Device device = read_device(info[0], "checkDevice: device");
+  if (device.type == DeviceType::Cuda) device_runtime().check(device);
+  return info.Env().Undefined();
+}
+
+// deviceMemory(device): bytes that tensors can still take on a cuda device
+Napi::Value device_memory(const Napi::CallbackInfo& info) {
+  const Device device = read_device(info[0], "deviceMemory: device");
+  DF_CHECK(device.type == DeviceType::Cuda, "deviceMemory: device must be a cuda device, got %s", device.str().c_str());
+  return Napi::Number::New(info.Env(), double(device_runtime().available(device)));
 }
 
 // setThreads(device, threads)
@@ -80,6 +96,8 @@ void bind_system(Napi::Env env, Napi::Object exports) {
   bind<bind_error_class>(env, exports, "setErrorClass");
   bind<cpu_info>(env, exports, "cpuInfo");
   bind<cuda_info>(env, exports, "cudaInfo");
+  bind<check_device>(env, exports, "checkDevice");
+  bind<device_memory>(env, exports, "deviceMemory");
   bind<set_device_threads>(env, exports, "setThreads");
   bind<get_device_threads>(env, exports, "getThreads");
   bind<memory>(env, exports, "memory");

@@ -45,6 +45,16 @@ float read_coefficient(const Napi::Object& o, const char* name) {
   return float(v);
 }
 
+TrainedLora read_lora(const Napi::Object& o) {
+  TrainedLora lora;
+  lora.rank = read_integer(o.Get("rank"), "options.lora.rank", 1, 1 << 16);
+  lora.alpha = read_number(o.Get("alpha"), "options.lora.alpha");
+  lora.dropout = read_number(o.Get("dropout"), "options.lora.dropout");
+  lora.targets = read_strings(o.Get("targets"), "options.lora.targets");
+  lora.text_targets = read_strings(o.Get("textTargets"), "options.lora.textTargets");
+  return lora;
+}
+
 TrainerOptions read_options(const Napi::Value& value) {
   const Napi::Object o = read_object(value, "options");
   TrainerOptions options;
@@ -52,6 +62,7 @@ TrainerOptions read_options(const Napi::Value& value) {
   options.precision = read_precision(o.Get("precision"), "options.precision");
   options.checkpointing = read_boolean(o.Get("checkpointing"), "options.checkpointing");
   options.ema = read_boolean(o.Get("ema"), "options.ema");
+  if (const Napi::Value lora = o.Get("lora"); !lora.IsNull()) options.lora = read_lora(read_object(lora, "options.lora"));
   return options;
 }
 
@@ -160,12 +171,11 @@ Tensor to_signed(const Tensor& pixels, Device device) {
   return device == kCpu ? t : ops::to_device(t, device);
 }
 
-// On the queue's thread: everything on the device of the trainer.
+// On the queue's thread: pictures and text on the device of the trainer.
 MicroBatch on_device(MicroBatch b, Device device) {
   b.images = to_signed(b.images, device);
   if (b.low_res.defined()) b.low_res = to_signed(b.low_res, device);
-  for (Tensor* t : {&b.text, &b.ids, &b.mask})
-    if (t->defined() && t->device() != device) *t = ops::to_device(*t, device);
+  if (b.text.defined() && b.text.device() != device) b.text = ops::to_device(b.text, device);
   return b;
 }
 
@@ -200,21 +210,22 @@ Napi::Promise run_on_trainer(Napi::Env env, std::shared_ptr<SharedTrainer> share
   });
 }
 
-// trainerLoad(trainer, unetFiles, t5Files | null, onProgress?, cancel?): Promise<void>
+// trainerLoad(trainer, unetFiles, t5Files | null, seed: bigint, onProgress?, cancel?): Promise<void>
 Napi::Value load(const Napi::CallbackInfo& info) {
   const auto shared = unwrap<SharedTrainer>(info[0], "trainer");
   const std::vector<std::string> files = read_strings(info[1], "unetFiles");
   const bool with_t5 = !info[2].IsNull() && !info[2].IsUndefined();
   const std::vector<std::string> t5_files = with_t5 ? read_strings(info[2], "t5Files") : std::vector<std::string>();
+  const uint64_t seed = read_seed(info[3], "seed");
   std::shared_ptr<Progress> progress;
-  if (info[3].IsFunction()) progress = std::make_shared<Progress>(info.Env(), info[3].As<Napi::Function>());
-  return run_on_trainer(info.Env(), shared, read_flag(info[4]), [=](Trainer& trainer) {
+  if (info[4].IsFunction()) progress = std::make_shared<Progress>(info.Env(), info[4].As<Napi::Function>());
+  return run_on_trainer(info.Env(), shared, read_flag(info[5]), [=](Trainer& trainer) {
     SafetensorsSource unet(files);
     std::optional<SafetensorsSource> t5;
     if (with_t5) t5.emplace(t5_files);
     trainer.load(unet, t5 ? &*t5 : nullptr, [&](double done, double total) {
       if (progress) progress->report(done, total);
-    });
+    }, seed);
     return nothing();
   });
 }
@@ -355,7 +366,7 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   });
 }
 
-// planTrainer(unetConfig, t5Config | null, options, batch, height, width, tokens):
+// planTrainer(unetConfig, t5Config | null, options, batch, height, width, tokens, device):
 // Promise<{ weightBytes, activationBytes, flops }>
 Napi::Value plan(const Napi::CallbackInfo& info) {
   const UNetConfig unet = UNetConfig::from_json(read_string(info[0], "unetConfig"));
@@ -363,8 +374,9 @@ Napi::Value plan(const Napi::CallbackInfo& info) {
   const TrainerOptions options = read_options(info[2]);
   const int64_t batch = read_integer(info[3], "batch", 1, 1 << 16), height = read_integer(info[4], "height", 1, 1 << 14),
                 width = read_integer(info[5], "width", 1, 1 << 14), tokens = read_integer(info[6], "tokens", 1, 1 << 16);
+  const Device meta = read_planned_device(info[7], "device");
   return run_command(info.Env(), kMeta, nullptr, [=]() -> Deliver {
-    const MemoryPlan p = plan_trainer(unet, t5, options, batch, height, width, tokens);
+    const MemoryPlan p = plan_trainer(unet, t5, options, batch, height, width, tokens, meta);
     return [p](Napi::Env env) { return plan_object(env, p); };
   });
 }

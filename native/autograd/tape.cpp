@@ -11,6 +11,8 @@ namespace df {
 namespace {
 
 thread_local Tape* recording = nullptr;
+thread_local Tape* observing = nullptr;  // see checkpoint
+thread_local bool needed = false;
 
 // The columns of a view in a storage whose rows are `stride` elements; begin < 0 when the view has another geometry.
 struct Placement {
@@ -59,6 +61,8 @@ TensorRef::TensorRef(const Tensor& t) {
 RecordScope::RecordScope(Tape* tape) : previous_(recording) { recording = tape; }
 RecordScope::~RecordScope() { recording = previous_; }
 Tape* Tape::current() { return recording; }
+Tape* Tape::observer() { return observing; }
+void Tape::note_needed() { needed = true; }
 
 void Tape::watch(const Tensor& parameter, const Tensor& gradient) {
   DF_CHECK(gradient.defined() && gradient.dtype() == DType::F32 && gradient.contiguous() &&
@@ -239,13 +243,31 @@ Tensor Tape::gradient_of(const Tensor& x) {
   return x.view_of(found->second.gradient);
 }
 
+namespace {
+
+// Ops note whether they would have recorded on `tape`, and do not.
+class ObserveScope {
+ public:
+  explicit ObserveScope(Tape* tape) : pause_(nullptr) {
+    observing = tape;
+    needed = false;
+  }
+  ~ObserveScope() { observing = nullptr; }
+
+ private:
+  RecordScope pause_;
+};
+
+}  // namespace
+
 Tensor checkpoint(const Tensor& into, std::function<Tensor(const Tensor& into)> block) {
   Tape* tape = Tape::current();
   if (!tape) return block(into);
   Tensor y;
   {
-    RecordScope pause(nullptr);
+    ObserveScope observe(tape);
     y = block(into);
+    if (!needed) return y;
   }
   tape->record(y, [block = std::move(block)](Tape& t, const Tensor& dy) {
     Tensor again;

@@ -41,6 +41,10 @@ class Tape {
 
   /// The tape that records on this thread, or null. Ops record when `needs` holds for one of their inputs.
   static Tape* current();
+  /// The tape that `checkpoint` runs a block for without recording, or null.
+  static Tape* observer();
+  /// An op of the block that is run for the observer has an input whose gradient is wanted.
+  static void note_needed();
   /// `t` is a watched parameter or depends on one.
   bool needs(const Tensor& t) const;
   /// Notes that y came from an op; `backward` computes the gradients of what it read.
@@ -117,7 +121,7 @@ class RecordScope {
 
 /// Runs `block(into)` without keeping its activations: only what `block` has captured stays, and it is run again,
 /// recording, when its gradient is due (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Without a
-/// recording tape it is just run. `block` must give the same bits every time, and must write its result into the
+/// recording tape, and when none of its ops would have recorded, it is just run. `block` must give the same bits every time, and must write its result into the
 /// given tensor when that is defined.
 Tensor checkpoint(const Tensor& into, std::function<Tensor(const Tensor& into)> block);
 

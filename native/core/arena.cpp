@@ -57,74 +57,28 @@ bool Arena::make_usable(size_t end) {
   return false;
 }
 
-// The first `bytes` of a free range; returns their offset.
-size_t Arena::take(std::map<size_t, Range>::iterator range, size_t bytes) {
-  const size_t offset = range->first;
-  Range rest = range->second;
-  cached_ -= rest.resident;
-  rest.bytes -= bytes;
-  rest.resident = std::min(rest.resident, rest.bytes);  // where its pages are is not known
-  cached_ += rest.resident;
-  free_.erase(range);
-  if (rest.bytes) free_.emplace(offset + bytes, rest);
-  return offset;
-}
-
 void* Arena::allocate(size_t bytes) {
   const size_t size = round_up(bytes, kPage);
   if (size < bytes || size > kMostReserved) return nullptr;
-  for (auto range = free_.begin(); range != free_.end(); ++range)
-    if (range->second.bytes >= size) return base_ + take(range, size);
-  // behind everything, together with a free range that lies there
-  const auto last = free_.empty() ? free_.end() : std::prev(free_.end());
-  const bool extend = last != free_.end() && last->first + last->second.bytes == end_;
-  const size_t start = extend ? last->first : end_;
-  if (!make_usable(start + size)) return nullptr;
-  if (extend) {
-    last->second.bytes = size;
-    take(last, size);
-  }
-  end_ = start + size;
-  return base_ + start;
+  const size_t offset = places_.place(size);
+  if (!make_usable(offset + size)) return nullptr;
+  places_.take(offset, size);
+  return base_ + offset;
 }
 
 void Arena::free(void* block, size_t bytes) {
-  size_t offset = size_t(static_cast<char*>(block) - base_);
-  Range range{round_up(bytes, kPage), round_up(bytes, kPage)};
-  cached_ += range.resident;
-  const auto merge = [&](std::map<size_t, Range>::iterator neighbour) {
-    range.bytes += neighbour->second.bytes;
-    range.resident += neighbour->second.resident;
-    return free_.erase(neighbour);
-  };
-  auto next = free_.lower_bound(offset);
-  if (next != free_.begin()) {
-    const auto before = std::prev(next);
-    if (before->first + before->second.bytes == offset) {
-      offset = before->first;
-      next = merge(before);
-    }
-  }
-  if (next != free_.end() && next->first == offset + range.bytes) merge(next);
-  free_.emplace(offset, range);
+  places_.free(size_t(static_cast<char*>(block) - base_), round_up(bytes, kPage));
 }
 
 void Arena::release() {
-  // whatever `resident` says: a huge page may reach from a block into free places, and behind the end
+  // all of them, used or not: a huge page may reach from a block into free places, and behind the end
   const auto drop = [&](size_t begin, size_t end) {
     const size_t first = round_up(begin, system_page()), last = end / system_page() * system_page();
     if (first < last) ::madvise(base_ + first, last - first, MADV_DONTNEED);
   };
-  for (auto& [offset, range] : free_) {
-    drop(offset, offset + range.bytes);
-    range.resident = 0;
-  }
-  drop(end_, std::min(usable_, round_up(end_, kHuge)));
-  cached_ = 0;
-  if (!free_.empty() && std::prev(free_.end())->first + std::prev(free_.end())->second.bytes == end_) {
-    end_ = std::prev(free_.end())->first;
-    free_.erase(std::prev(free_.end()));
-  }
+  for (const auto& [offset, range] : places_.ranges()) drop(offset, offset + range.bytes);
+  drop(places_.end(), std::min(usable_, round_up(places_.end(), kHuge)));
+  places_.trim();
 }
 
 }  // namespace df

@@ -19,5 +19,7 @@ struct Device {
 
 constexpr Device kCpu{DeviceType::Cpu, 0};
 constexpr Device kMeta{DeviceType::Meta, 0};
+/// The meta device whose weights have the bytes that those of a cuda device have.
+constexpr Device kMetaCuda{DeviceType::Meta, 1};
 
 }  // namespace df

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/arena.h"
+#include "core/device_runtime.h"
 #include "core/error.h"
 
 namespace df {
@@ -79,6 +80,28 @@ std::shared_ptr<Storage> allocate_cpu(Device device, size_t bytes) {
   return s;
 }
 
+std::shared_ptr<Storage> allocate_on_device(Device device, size_t bytes) {
+  DeviceRuntime& runtime = device_runtime();
+  auto s = std::make_shared<Storage>();
+  s->device = device;
+  s->bytes = bytes;
+  s->data = runtime.allocate(device, s->bytes);
+  Pool& p = pool(device);
+  if (!s->data)
+    fail(ErrorCode::OutOfMemory, "%s: cannot allocate %.1f MB; %.1f MB are free there, and %.1f MB are in use by this "
+                                 "process's tensors", device.str().c_str(), double(bytes) / 1e6,
+         double(runtime.available(device)) / 1e6, double(memory_stats(device).current) / 1e6);
+  std::lock_guard<std::mutex> lock(p.mutex);
+  p.add(s->bytes);
+  s->release = [&runtime](Storage& dead) {
+    runtime.free(dead.device, dead.data, dead.bytes);
+    Pool& q = pool(dead.device);
+    std::lock_guard<std::mutex> guard(q.mutex);
+    q.stats.current -= dead.bytes;
+  };
+  return s;
+}
+
 std::shared_ptr<Storage> allocate_meta(Device device, size_t bytes) {
   auto s = std::make_shared<Storage>();
   s->device = device;
@@ -102,14 +125,12 @@ uint64_t Storage::next_id() {
 }
 
 std::shared_ptr<Storage> allocate(Device device, size_t bytes) {
-  std::shared_ptr<Storage> storage;
-  if (device.type == DeviceType::Cpu) storage = allocate_cpu(device, bytes ? bytes : 1);
-  if (device.type == DeviceType::Meta) storage = allocate_meta(device, bytes ? bytes : 1);
-  if (storage) {
-    storage->requested = bytes;
-    return storage;
-  }
-  fail(ErrorCode::NotBuilt, "%s: this build has no CUDA kernels; use the cpu device", device.str().c_str());
+  const size_t some = bytes ? bytes : 1;
+  std::shared_ptr<Storage> storage = device.type == DeviceType::Cpu    ? allocate_cpu(device, some)
+                                     : device.type == DeviceType::Meta ? allocate_meta(device, some)
+                                                                       : allocate_on_device(device, some);
+  storage->requested = bytes;
+  return storage;
 }
 
 std::shared_ptr<Storage> borrow(Device device, void* data, size_t bytes, std::shared_ptr<void> owner) {
@@ -126,6 +147,7 @@ MemoryStats memory_stats(Device device) {
   std::lock_guard<std::mutex> lock(p.mutex);
   MemoryStats stats = p.stats;
   stats.cached += p.arena.cached();
+  if (device.type == DeviceType::Cuda) stats.cached += device_runtime().cached(device);
   return stats;
 }
 
@@ -136,6 +158,7 @@ void reset_peak(Device device) {
 }
 
 void release_cached(Device device) {
+  if (device.type == DeviceType::Cuda) return device_runtime().release_cached(device);
   Pool& p = pool(device);
   std::lock_guard<std::mutex> lock(p.mutex);
   for (auto& [bytes, data] : p.free_blocks) free(data);

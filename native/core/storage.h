@@ -27,7 +27,8 @@ struct Storage {
   static uint64_t next_id();
 };
 
-/// Allocates uninitialised memory. Throws OUT_OF_MEMORY naming the bytes asked for and those in use.
+/// Allocates uninitialised memory. Throws OUT_OF_MEMORY naming the bytes asked for and those in use; NOT_BUILT for a cuda
+/// device that cannot be used.
 std::shared_ptr<Storage> allocate(Device device, size_t bytes);
 /// Memory owned by somebody else; `owner` keeps it alive.
 std::shared_ptr<Storage> borrow(Device device, void* data, size_t bytes, std::shared_ptr<void> owner);
@@ -39,7 +40,7 @@ struct MemoryStats {
 };
 MemoryStats memory_stats(Device device);
 void reset_peak(Device device);
-/// Gives the cached blocks back to the operating system (between stages).
+/// Gives the cached blocks back to the system (between stages).
 void release_cached(Device device);
 
 }  // namespace df

@@ -1,6 +1,10 @@
 #include "core/tensor.h"
 
+#include <cstring>
+
+#include "core/device_runtime.h"
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace df {
 
@@ -10,8 +14,7 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  if (device.type == DeviceType::Cpu) std::memset(t.raw(), 0, t.bytes());
-  else if (device.type == DeviceType::Cuda) fail(ErrorCode::NotBuilt, "zeros: this build has no CUDA kernels");
+  set_zero(t);
   return t;
 }
 
@@ -70,6 +73,29 @@ Tensor Tensor::slice_first(int64_t start, int64_t length) const {
 
 void Tensor::check_type(DType t) const {
   if (t != dtype_) fail(ErrorCode::Internal, "tensor: %s data read as %s", dtype_name(dtype_), dtype_name(t));
+}
+
+void set_zero(const Tensor& t) {
+  DF_CHECK(t.contiguous(), "set_zero: %s must be contiguous", t.shape().str().c_str());
+  if (t.device().type == DeviceType::Meta) return;
+  if (t.device().type == DeviceType::Cuda) return device_runtime().set_zero(t.device(), t.raw(), t.bytes());
+  char* data = static_cast<char*>(t.raw());
+  parallel_ranges(int64_t(t.bytes()), int64_t(4) << 20,
+                  [&](int64_t begin, int64_t end) { std::memset(data + begin, 0, size_t(end - begin)); });
+}
+
+void transfer(const Tensor& y, const Tensor& x) {
+  DF_CHECK(x.shape() == y.shape() && x.dtype() == y.dtype(), "transfer: %s %s does not fit %s %s", dtype_name(x.dtype()),
+           x.shape().str().c_str(), dtype_name(y.dtype()), y.shape().str().c_str());
+  const DeviceType from = x.device().type, to = y.device().type;
+  if (to == DeviceType::Meta || x.numel() == 0) return;
+  DF_CHECK(from != DeviceType::Meta, "transfer: the meta device has no values");
+  const size_t size = dtype_size(x.dtype()), rows = size_t(x.rows()), row = x.bytes() / rows;
+  const DeviceRows source{x.device(), x.raw(), x.contiguous() ? row : size_t(x.row_stride()) * size};
+  const DeviceRows target{y.device(), y.raw(), y.contiguous() ? row : size_t(y.row_stride()) * size};
+  if (from == DeviceType::Cuda || to == DeviceType::Cuda) return device_runtime().copy(target, source, row, rows);
+  for (size_t r = 0; r < rows; r++)
+    std::memcpy(static_cast<char*>(target.data) + r * target.pitch, static_cast<const char*>(source.data) + r * source.pitch, row);
 }
 
 }  // namespace df

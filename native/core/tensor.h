@@ -59,4 +59,9 @@ class Tensor {
   int64_t row_stride_ = 0;
 };
 
+/// Sets a contiguous tensor to zero; on the meta device nothing happens.
+void set_zero(const Tensor& t);
+/// Copies the elements of x into y, which has its shape and dtype and may be on another device. Throws INVALID_ARGUMENT.
+void transfer(const Tensor& y, const Tensor& x);
+
 }  // namespace df

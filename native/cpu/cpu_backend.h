@@ -12,8 +12,9 @@ namespace df {
 struct PixelSlabs;
 struct GroupStatistics;
 
-/// Bytes of zeros that stand for the pixels outside of an image.
+/// Zeros that stand for the pixels outside of an image.
 constexpr int64_t kZeroBytes = 64 << 10;
+extern const char kZeros[kZeroBytes];
 
 class CpuBackend : public ReferenceBackend {
  public:
@@ -122,6 +123,16 @@ class CpuBackend : public ReferenceBackend {
     size_t weights;            // per thread
   };
   WinogradBytes winograd_bytes(WinogradForm form, const WinogradProblem& p) const;
+  struct WinogradGradientSizes {
+    int64_t positions, tiles_y, tiles_x, groups;
+    int64_t tile_values;              // of transformed x and dy per tile and position
+    int64_t step_tiles, block_tiles;  // most tiles
+  };
+  WinogradGradientSizes winograd_gradient_sizes(int form, const Shape& dw, const Shape& x) const;
+  /// Of a weight gradient; depends on one image and the weight only. Nothing: direct.
+  std::optional<WinogradForm> winograd_gradient_form(const Shape& dw, const Shape& x, DType dtype,
+                                                     const Conv2dParams& p) const;
+  void winograd_weight_gradient(WinogradForm form, Tensor& dw, const Tensor& x, const Tensor& dy, float scale) const;
   void winograd(WinogradForm form, Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) const;
   GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, const PixelSlabs& cut,
                                    int64_t coefficient_rows) const;

@@ -7,6 +7,9 @@
 #include "cpu/scratch.h"
 
 namespace df {
+
+alignas(64) const char kZeros[kZeroBytes] = {};
+
 namespace {
 
 // A K block of one panel stays in L2 (1 MiB and more on current servers) beside the rows of x that it meets.
@@ -15,9 +18,6 @@ constexpr int64_t kPanelBytes = 768 << 10;
 constexpr int64_t kBlockRows = 512;
 // Enough items for many threads, as long as each still multiplies this many rows per read of a panel.
 constexpr int64_t kEnoughItems = 64, kFewestRows = 64;
-
-// What taps outside of the image read.
-alignas(64) const char kZeros[kZeroBytes] = {};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

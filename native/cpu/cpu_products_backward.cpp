@@ -63,6 +63,8 @@ WeightGradientProblem CpuBackend::plan_weight_gradient(const Shape& dw, const Sh
 }
 
 void CpuBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) {
+  if (const auto form = winograd_gradient_form(dw.shape(), x.shape(), x.dtype(), p))
+    return winograd_weight_gradient(*form, dw, x, dy, scale);
   const int type = int(x.dtype());
   const ProductsBackwardKernels& kernels = kernels_.products_backward;
   WeightGradientProblem g = plan_weight_gradient(dw.shape(), x.shape(), x.dtype(), p);

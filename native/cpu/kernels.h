@@ -9,6 +9,7 @@
 #include "cpu/kernels_elementwise_backward.h"
 #include "cpu/kernels_products_backward.h"
 #include "cpu/kernels_training.h"
+#include "cpu/kernels_winograd_backward.h"
 
 namespace df {
 
@@ -147,6 +148,7 @@ struct CpuKernels {
   ElementwiseBackwardKernels elementwise_backward;
   TrainingKernels training;
   ProductsBackwardKernels products_backward;
+  WinogradBackwardKernels winograd_backward[2];  ///< kF4, kF8
 };
 
 extern const CpuKernels kernels_portable;

@@ -38,35 +38,36 @@ ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const D
   }
   const Tensor t = filled(rows, s.timestep, unet.device());
   const Tensor labels = s.low_res.defined() ? filled(rows, s.noise_level, unet.device()) : Tensor();
-  const Tensor model = unet.forward(input, t, cond, labels);
+  const Tensor model = cond.steps->run(unet, input, t, cond, labels);
   return ops::ddpm_step(s.x, model, noise, step, want_x0);
 }
 
 MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t height, int64_t width, int64_t tokens,
-                     bool guided, Precision precision) {
-  const size_t base = memory_stats(kMeta).current;
-  UNet unet(config, dtype, kMeta, precision);
+                     bool guided, Precision precision, Device meta) {
+  const size_t base = memory_stats(meta).current;
+  UNet unet(config, dtype, meta, precision);
   RandomSource source(unet.parameters());
   unet.load(source);
   const int64_t rows = guided ? 2 * batch : batch;
-  return measure_memory(base, [&](WorkCounter& work) {
-    const Conditioning cond = unet.prepare(Tensor::empty({rows, tokens, config.encoder_hid_dim}, DType::F32, kMeta));
+  return measure_memory(meta, base, [&](WorkCounter& work) {
+    const Conditioning cond = unet.prepare(Tensor::empty({rows, tokens, config.encoder_hid_dim}, DType::F32, meta));
     work.flops = 0;  // once per picture
     DenoiseState s;
     const int64_t channels = config.class_embed ? config.in_channels / 2 : config.in_channels;
-    s.x = Tensor::empty({batch, height, width, channels}, DType::F32, kMeta);
-    if (config.class_embed) s.low_res = Tensor::empty(s.x.shape(), DType::F32, kMeta);
-    denoise_step(unet, cond, s, Tensor::empty(s.x.shape(), DType::F32, kMeta), DdpmStep{.add_noise = true}, true);
+    s.x = Tensor::empty({batch, height, width, channels}, DType::F32, meta);
+    if (config.class_embed) s.low_res = Tensor::empty(s.x.shape(), DType::F32, meta);
+    denoise_step(unet, cond, s, Tensor::empty(s.x.shape(), DType::F32, meta), DdpmStep{.add_noise = true}, true);
   });
 }
 
-MemoryPlan plan_t5(const T5Config& config, DType dtype, bool int8_weights, int64_t batch, int64_t tokens) {
-  const size_t base = memory_stats(kMeta).current;
-  T5Encoder encoder(config, dtype, kMeta, int8_weights);
+MemoryPlan plan_t5(const T5Config& config, DType dtype, bool int8_weights, int64_t batch, int64_t tokens,
+                   Device meta) {
+  const size_t base = memory_stats(meta).current;
+  T5Encoder encoder(config, dtype, meta, int8_weights);
   RandomSource source(encoder.parameters());
   encoder.load(source);
-  return measure_memory(base, [&](WorkCounter&) {
-    const Tensor ids = Tensor::empty({batch, tokens}, DType::I32, kMeta);
+  return measure_memory(meta, base, [&](WorkCounter&) {
+    const Tensor ids = Tensor::empty({batch, tokens}, DType::I32, meta);
     encoder.forward(ids, ids);
   });
 }

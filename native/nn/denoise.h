@@ -21,10 +21,12 @@ struct DenoiseState {
 ops::DdpmResult denoise_step(const UNet& unet, const Conditioning& cond, const DenoiseState& state, const Tensor& noise,
                              const DdpmStep& step, bool want_x0);
 
-/// One sampling step of `batch` pictures (doubled when `guided`) of height × width with `tokens` text tokens.
+/// One sampling step of `batch` pictures (doubled when `guided`) of height × width with `tokens` text tokens, on the CPU
+/// (kMeta) or a cuda device (kMetaCuda).
 MemoryPlan plan_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t height, int64_t width, int64_t tokens,
-                     bool guided, Precision precision = Precision::Default);
-/// One encoding of `batch` texts; `int8_weights` as for T5Encoder.
-MemoryPlan plan_t5(const T5Config& config, DType dtype, bool int8_weights, int64_t batch, int64_t tokens);
+                     bool guided, Precision precision = Precision::Default, Device meta = kMeta);
+/// One encoding of `batch` texts; `int8_weights` as for T5Encoder, `meta` as of plan_unet.
+MemoryPlan plan_t5(const T5Config& config, DType dtype, bool int8_weights, int64_t batch, int64_t tokens,
+                   Device meta = kMeta);
 
 }  // namespace df

@@ -1,5 +1,6 @@
 #include "nn/layers.h"
 
+#include "nn/lora.h"
 #include "ops/ops.h"
 
 namespace df {
@@ -14,12 +15,13 @@ std::vector<std::string> with_suffix(const std::vector<std::string>& names, cons
 }  // namespace
 
 Linear::Linear(ParameterStore& p, const std::vector<std::string>& names, int64_t in, int64_t out, bool bias)
-    : weight_(p.weight(with_suffix(names, ".weight"), {out, in})) {
+    : parameter_(p.linear(with_suffix(names, ".weight"), {out, in})) {
   if (bias) bias_ = p.tensor(with_suffix(names, ".bias"), {out});
 }
 
 Tensor Linear::forward(const Tensor& x, const Tensor& residual, const Tensor& into) const {
-  return ops::linear(x, *weight_, {.bias = bias_ ? *bias_ : Tensor(), .residual = residual}, into);
+  const Tensor added = parameter_->lora.empty() ? residual : low_rank_terms(*parameter_, x, residual);
+  return ops::linear(x, parameter_->weight, {.bias = bias_ ? *bias_ : Tensor(), .residual = added}, into);
 }
 
 Conv2d::Conv2d(ParameterStore& p, const std::string& name, int64_t in, int64_t out, int kernel)

@@ -14,11 +14,11 @@ class Linear {
       : Linear(p, std::vector<std::string>{name}, in, out, bias) {}
   /// Several layers of the same input as one product: y = (…, names.size() * out), in the order of `names`.
   Linear(ParameterStore& p, const std::vector<std::string>& names, int64_t in, int64_t out, bool bias = true);
-  /// x (…, in) → (…, out); `residual` is added.
+  /// x (…, in) → (…, out); `residual` is added, and so are the layer's LoRA terms.
   Tensor forward(const Tensor& x, const Tensor& residual = {}, const Tensor& into = {}) const;
 
  private:
-  const Weight* weight_;
+  const Parameter* parameter_;
   const Tensor* bias_ = nullptr;
 };
 

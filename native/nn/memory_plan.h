@@ -11,18 +11,18 @@ struct MemoryPlan {
   double flops = 0;             ///< of one step
 };
 
-/// Measures `run(WorkCounter&)` on the meta device; what was allocated there since `base` bytes are the weights. `run`
+/// Measures `run(WorkCounter&)` on the device `meta`; what was allocated there since `base` bytes are the weights. `run`
 /// gets the counter, so that it can leave work out that is not part of a step.
-template <class F> MemoryPlan measure_memory(size_t base, F run) {
+template <class F> MemoryPlan measure_memory(Device meta, size_t base, F run) {
   MemoryPlan plan;
-  plan.weight_bytes = memory_stats(kMeta).current - base;
-  reset_peak(kMeta);
+  plan.weight_bytes = memory_stats(meta).current - base;
+  reset_peak(meta);
   WorkCounter work;
   Execution execution = Execution::current();
   execution.work = &work;
   ExecutionScope scope(execution);
   run(work);
-  plan.activation_bytes = memory_stats(kMeta).peak - base - plan.weight_bytes + work.scratch_bytes;
+  plan.activation_bytes = memory_stats(meta).peak - base - plan.weight_bytes + work.scratch_bytes;
   plan.flops = work.flops;
   return plan;
 }

@@ -1,9 +1,11 @@
 #include "nn/parameters.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/error.h"
 #include "core/execution.h"
+#include "nn/lora.h"
 #include "ops/ops.h"
 
 namespace df {
@@ -14,6 +16,7 @@ constexpr size_t kCacheLimit = size_t(256) << 20;
 // Asked for ahead of the tensor that is being packed: keeps several reads under way, as fast disks need.
 constexpr double kReadAhead = 256e6;
 constexpr int64_t kConvertElements = int64_t(4) << 20;
+constexpr std::string_view kWeight = ".weight";
 
 bool is_floating(DType t) { return t == DType::F32 || t == DType::BF16 || t == DType::F16; }
 
@@ -101,6 +104,12 @@ const Weight* ParameterStore::weight(const std::vector<std::string>& names, cons
   return &p.weight;
 }
 
+const Parameter* ParameterStore::linear(const std::vector<std::string>& names, const Shape& shape) {
+  weight(names, shape);
+  parameters_.back().linear = true;
+  return &parameters_.back();
+}
+
 const Tensor* ParameterStore::tensor(const std::vector<std::string>& names, const Shape& shape, DType dtype) {
   Parameter& p = declare(names, shape);
   p.dtype = options_.trainable ? DType::F32 : dtype;
@@ -152,7 +161,7 @@ double ParameterStore::check_source(const StateSource& source, std::unordered_ma
   return bytes;
 }
 
-// The parts of one parameter as one tensor in the engine's layout, on the device of the model.
+// The parts of one parameter as one tensor in the engine's layout.
 Tensor ParameterStore::join(const Parameter& p, const std::vector<Tensor>& parts,
                             std::vector<std::string>& not_finite) const {
   // int8 is rounded from what the file holds
@@ -173,7 +182,7 @@ Tensor ParameterStore::join(const Parameter& p, const std::vector<Tensor>& parts
     all.set(0, shape[0] * int64_t(parts.size()));
     plain = stacked.reshape(all);
   }
-  return plain.device() == device_ ? plain : ops::to_device(plain, device_);
+  return plain;
 }
 
 void ParameterStore::keep(Parameter& p, const Tensor& plain) const {
@@ -206,9 +215,13 @@ void ParameterStore::read_source(StateSource& source, const LoadProgress& progre
       }
     std::vector<Tensor> parts;
     for (const std::string& name : p.names) {
-      // the meta device has no values
-      parts.push_back(device_.type == DeviceType::Meta ? Tensor::empty(p.shape, p.dtype, device_)
-                                                       : source.read(source_name(name, present)));
+      if (device_.type == DeviceType::Meta) {  // has no values
+        parts.push_back(Tensor::empty(p.shape, p.dtype, device_));
+      } else {
+        const Tensor part = source.read(source_name(name, present));
+        // converted, checked and packed where it is needed
+        parts.push_back(device_.type == DeviceType::Cpu ? part : ops::to_device(part, device_));
+      }
       done += file_bytes(source.describe(source_name(name, present)));
     }
     store(index, join(p, parts, not_finite));
@@ -224,12 +237,36 @@ void ParameterStore::read_source(StateSource& source, const LoadProgress& progre
 }
 
 void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
+  static std::atomic<uint64_t> loads{0};
+  version_ = ++loads;
   clear();
   try {
     read_source(source, progress, [&](size_t index, const Tensor& plain) { keep(parameters_[index], plain); });
   } catch (...) {
     clear();
     throw;
+  }
+  loaded_ = true;
+}
+
+void ParameterStore::load_merged(const ParameterStore& base) {
+  base.check_loaded();
+  clear();
+  const bool alike = base.parameters_.size() == parameters_.size() && base.dtype_ == dtype_ && base.device_ == device_;
+  if (!alike || base.options_.trainable || base.options_.int8)
+    fail(ErrorCode::Internal, "%s: load_merged: the base is another model", model_.c_str());
+  for (size_t i = 0; i < parameters_.size(); i++) {
+    begin_op();
+    const Parameter& from = base.parameters_[i];
+    parameters_[i].value = from.value;
+    parameters_[i].weight = from.weight;
+    if (from.lora.empty()) continue;
+    const Tensor plain = ops::unpack(from.weight, DType::F32).reshape({from.weight.out, from.weight.in});
+    for (const LoraTerm& term : from.lora) {
+      const Tensor part = plain.slice_first(term.part * from.shape[0], from.shape[0]);
+      ops::copy(add_low_rank(part, {term.down->master, term.up->master, term.scale}), DType::F32, part);
+    }
+    parameters_[i].weight = ops::pack(plain, dtype_);
   }
   loaded_ = true;
 }
@@ -251,6 +288,20 @@ std::vector<TensorInfo> ParameterStore::infos() const {
   for (const Parameter& p : parameters_)
     for (const std::string& name : p.names) all.push_back({name, p.shape, p.dtype});
   return all;
+}
+
+std::vector<std::pair<std::string, Shape>> ParameterStore::linear_layers() const {
+  std::vector<std::pair<std::string, Shape>> all;
+  for (const Parameter& p : parameters_)
+    if (p.linear)
+      for (const std::string& name : p.names) all.emplace_back(name.substr(0, name.size() - kWeight.size()), p.shape);
+  return all;
+}
+
+void ParameterStore::add_lora(const std::string& module, LoraTerm term) {
+  const auto [index, part] = find(module + std::string(kWeight));
+  term.part = part;
+  parameters_[index].lora.push_back(term);
 }
 
 Tensor ParameterStore::unpack(const Parameter& p) const {

@@ -13,8 +13,20 @@
 
 namespace df {
 
+struct LoraDropout;
+
 /// Called after each tensor with the bytes read so far and in all.
 using LoadProgress = std::function<void(double done, double total)>;
+
+/// A low-rank term beside one part of a linear layer (nn/lora.h): its output gets scale · (dropout(x)·downᵀ)·upᵀ.
+struct LoraTerm {
+  int64_t part = 0;                ///< of the outputs: which of the parameter's `names`
+  const Weight *down = nullptr;    ///< (rank, in)
+  const Weight *up = nullptr;      ///< (out, rank)
+  float scale = 1;
+  const LoraDropout* dropout = nullptr;
+  uint32_t stream = 0;             ///< purpose of the random numbers of its mask
+};
 
 /// One parameter of the model. It may be made of several tensors of the file of the same shape, stacked along the first
 /// dimension (to_q, to_k and to_v are one product).
@@ -25,6 +37,8 @@ struct Parameter {
   bool packed = false;      ///< a `weight` for products; otherwise a plain `value`
   Weight weight;
   Tensor value;             ///< (names.size() * C) for vectors, else the shape in the file
+  bool linear = false;      ///< a `weight` of a linear layer, which may have LoRA terms
+  std::vector<LoraTerm> lora;
 };
 
 /// How weights are kept and multiplied.
@@ -46,6 +60,8 @@ class ParameterStore {
   /// Declares the weight of a linear layer (O, I) or convolution (O, I, kh, kw; one name only). The pointer stays valid
   /// as long as the store; the weight is defined after `load`.
   const Weight* weight(const std::vector<std::string>& names, const Shape& shape);
+  /// Declares the weight (O, I) of a linear layer, as `weight`, with the LoRA terms that it may get.
+  const Parameter* linear(const std::vector<std::string>& names, const Shape& shape);
   /// Declares a bias, norm or table that is kept as it is, in `dtype`.
   const Tensor* tensor(const std::vector<std::string>& names, const Shape& shape, DType dtype = DType::F32);
   /// Files may hold the declared tensor `name` as `other` as well, or instead.
@@ -56,6 +72,9 @@ class ParameterStore {
   /// WEIGHTS error that lists all missing, unexpected and misshapen tensors (before anything is read), or all that are
   /// not finite; CANCELLED; what the source throws. After an error the model has no weights.
   void load(StateSource& source, const LoadProgress& progress);
+  /// Takes over the weights of `base`, a loaded model of the same config, dtype and device, and shares their memory; those
+  /// with LoRA terms are packed anew with the terms added.
+  void load_merged(const ParameterStore& base);
   /// Throws INVALID_ARGUMENT when `load` has not succeeded yet.
   void check_loaded() const;
 
@@ -63,6 +82,13 @@ class ParameterStore {
   std::vector<TensorInfo> infos() const;
   /// One tensor in file layout on the CPU, exact in its stored dtype. Throws NOT_FOUND.
   Tensor read(const std::string& name) const;
+
+  // ---- LoRA
+  /// The linear layers by the names that diffusers gives the modules ("down_blocks.1.attentions.0.to_q"), with the shapes
+  /// (out, in) of their weights, in the order of declaration.
+  std::vector<std::pair<std::string, Shape>> linear_layers() const;
+  /// Adds a term to the layer `module`; its factors must outlive the model. Throws NOT_FOUND.
+  void add_lora(const std::string& module, LoraTerm term);
 
   // ---- of a trainable model. A state has one tensor per parameter, in the order of declaration, each like its value:
   // values, gradients, moments, averages.
@@ -81,6 +107,8 @@ class ParameterStore {
   /// Bytes of the packed weights and the rest; before `load`, without the padding that packing may add.
   size_t bytes() const;
 
+  /// Another number after every `load`, never used again in this process.
+  uint64_t version() const { return version_; }
   DType dtype() const { return dtype_; }
   Precision precision() const { return options_.precision; }
   bool trainable() const { return options_.trainable; }
@@ -103,6 +131,7 @@ class ParameterStore {
   Device device_;
   WeightOptions options_;
   bool loaded_ = false;
+  uint64_t version_ = 0;
   std::deque<Parameter> parameters_;                                        // a deque: pointers stay valid
   std::unordered_map<std::string, std::pair<size_t, int64_t>> index_;       // name → parameter, part
   std::unordered_map<std::string, std::string> alias_;                      // other → declared name

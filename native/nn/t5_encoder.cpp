@@ -44,12 +44,16 @@ T5Encoder::T5Encoder(const T5Config& c, DType dtype, Device device, const Weight
   final_norm_ = parameters_.tensor({"encoder.final_layer_norm.weight"}, {c.d_model});
 }
 
-Tensor T5Encoder::forward(const Tensor& ids, const Tensor& mask) const {
+Tensor T5Encoder::forward(const Tensor& given_ids, const Tensor& given_mask) const {
   parameters_.check_loaded();
-  DF_CHECK(ids.defined() && ids.shape().rank() == 2 && ids.dtype() == DType::I32 && mask.defined() &&
-               mask.shape() == ids.shape() && mask.dtype() == DType::I32,
-           "t5 encoder: ids and mask must be (batch, tokens) i32, got %s %s and %s %s", dtype_name(ids.dtype()),
-           ids.shape().str().c_str(), dtype_name(mask.dtype()), mask.shape().str().c_str());
+  DF_CHECK(given_ids.defined() && given_ids.shape().rank() == 2 && given_ids.dtype() == DType::I32 &&
+               given_mask.defined() && given_mask.shape() == given_ids.shape() && given_mask.dtype() == DType::I32,
+           "t5 encoder: ids and mask must be (batch, tokens) i32, got %s %s and %s %s", dtype_name(given_ids.dtype()),
+           given_ids.shape().str().c_str(), dtype_name(given_mask.dtype()), given_mask.shape().str().c_str());
+  ops::check_ids(given_ids, config_.vocab_size);
+  ops::check_mask(given_mask);
+  const auto here = [&](const Tensor& t) { return t.device() == device() ? t : ops::to_device(t, device()); };
+  const Tensor ids = here(given_ids), mask = here(given_mask);
   const Tensor bias = ops::relative_position_bias(*relative_attention_bias_, ids.dim(1),
                                                   config_.relative_attention_max_distance);  // (heads, T, T)
   Tensor h = ops::embedding(ids, *embedding_);                                               // (B, T, d_model)

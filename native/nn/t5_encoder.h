@@ -33,8 +33,8 @@ class T5Encoder : public Module {
       : T5Encoder(config, dtype, device, WeightOptions{.int8 = int8_weights}) {}
   T5Encoder(const T5Config& config, DType dtype, Device device, const WeightOptions& options);
   const T5Config& config() const { return config_; }
-  /// ids (B, T) int32 in [0, vocab_size), mask (B, T) int32 with 0 for padding, at least one token per text →
-  /// (B, T, d_model) in the compute dtype. Padded positions get a result as well, as in transformers.
+  /// ids (B, T) int32 in [0, vocab_size), mask (B, T) int32 with 0 for padding, at least one token per text, both on the
+  /// CPU (where they are checked) or on the device of the model → (B, T, d_model) in the compute dtype. Padded positions get a result as well, as in transformers.
   Tensor forward(const Tensor& ids, const Tensor& mask) const;
 
  private:

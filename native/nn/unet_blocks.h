@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "nn/attention_block.h"
+#include "nn/recorded_forward.h"
 #include "nn/resnet_block.h"
 #include "nn/skip_stack.h"
 #include "nn/unet_config.h"
@@ -19,6 +20,7 @@ using Tap = std::function<void(const std::string& module, const Tensor& output)>
 struct Conditioning {
   Tensor pooled;               ///< (B, time_embedding_dim), added to the embedding of every step
   std::vector<KeyValue> text;  ///< keys and values of every attention block, by AttentionBlock::index
+  std::shared_ptr<RecordedForward> steps = std::make_shared<RecordedForward>();  ///< for the steps of the picture
   int64_t batch() const { return pooled.dim(0); }
 };
 

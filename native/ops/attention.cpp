@@ -9,18 +9,6 @@
 namespace df::ops {
 namespace {
 
-// A row without keys has no softmax; T5's mask always keeps the end token.
-void check_mask(const Tensor& mask, int64_t batch, int64_t keys, Device device) {
-  check_like("attention", "mask", mask, {batch, keys}, DType::I32, device);
-  if (device.type != DeviceType::Cpu) return;
-  for (int64_t b = 0; b < batch; b++) {
-    const int32_t* row = mask.data<int32_t>() + b * mask.row_stride();
-    int64_t kept = 0;
-    for (int64_t j = 0; j < keys; j++) kept += row[j] != 0;
-    DF_CHECK(kept > 0, "attention: mask must keep at least one key of every item, got none for item %lld", ll(b));
-  }
-}
-
 // dy: a gradient per pair of items (see Tape::partial_gradients); the tree of their sums, then what is there.
 void position_bias_backward(Tape& tape, const Tensor& dy, const Tensor& table, int max_distance) {
   begin_op();
@@ -86,6 +74,17 @@ void record_attention(const Tensor& y, const Tensor& q, const AttentionParams& p
 
 }  // namespace
 
+void check_mask(const Tensor& mask) {
+  check_tensor("attention", "mask", mask, 2, {DType::I32});
+  if (mask.device().type != DeviceType::Cpu) return;
+  for (int64_t b = 0; b < mask.dim(0); b++) {
+    const int32_t* row = mask.data<int32_t>() + b * mask.row_stride();
+    int64_t kept = 0;
+    for (int64_t j = 0; j < mask.dim(1); j++) kept += row[j] != 0;
+    DF_CHECK(kept > 0, "attention: mask must keep at least one key of every item, got none for item %lld", ll(b));
+  }
+}
+
 Tensor attention(const Tensor& q, const AttentionParams& p) {
   check_activations("attention", "q", q, 3);
   const int64_t batch = q.dim(0), queries = q.dim(1), channels = q.dim(2);
@@ -102,7 +101,10 @@ Tensor attention(const Tensor& q, const AttentionParams& p) {
     keys += s.key.dim(1);
   }
   if (p.bias.defined()) check_like("attention", "bias", p.bias, {p.heads, queries, keys}, DType::F32, q.device());
-  if (p.mask.defined()) check_mask(p.mask, batch, keys, q.device());
+  if (p.mask.defined()) {
+    check_like("attention", "mask", p.mask, {batch, keys}, DType::I32, q.device());
+    check_mask(p.mask);
+  }
   begin_op(4.0 * double(q.numel()) * double(keys));
   Tensor y = Tensor::empty(q.shape(), q.dtype(), q.device());
   backend_for(q.device()).attention(y, q, p);

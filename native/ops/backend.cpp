@@ -1,5 +1,6 @@
 #include "ops/backend.h"
 
+#include "core/device_runtime.h"
 #include "core/error.h"
 #include "ops/meta_backend.h"
 
@@ -10,10 +11,10 @@ void Backend::not_implemented(const char* op) { fail(ErrorCode::NotBuilt, "%s: %
 Backend& backend_for(Device device) {
   switch (device.type) {
     case DeviceType::Cpu: return cpu_backend(cpu_isa());
-    case DeviceType::Meta: return meta_backend();
-    case DeviceType::Cuda: break;
+    case DeviceType::Meta: return meta_backend(device);
+    case DeviceType::Cuda: return device_runtime().backend(device);
   }
-  fail(ErrorCode::NotBuilt, "%s: built without CUDA kernels: use the cpu device", device.str().c_str());
+  fail(ErrorCode::Internal, "%s: no such type of device", device.str().c_str());
 }
 
 }  // namespace df

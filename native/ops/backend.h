@@ -80,6 +80,7 @@ class Backend {
   /// The weight that maps dy to dx: plain (O, kh, kw, I) of any floating dtype with taps mirrored and O and I exchanged.
   virtual Weight pack_transposed(const Tensor& plain, DType dtype) { not_implemented("pack_transposed"); }
   /// dw (O, kh, kw, I) += scale · Σ over output pixels of dy ⊗ x, of conv2d with stride 1, or of linear (1×1).
+  /// p.algorithm as for conv2d, without the forms that are multiplied in bfloat16.
   virtual void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) { not_implemented("weight_gradient"); }
   /// db (C) += scale · Σ over rows of dy.
   virtual void bias_gradient(Tensor& db, const Tensor& dy, float scale) { not_implemented("bias_gradient"); }

@@ -58,7 +58,9 @@ void add_terms(const std::vector<Tensor>& terms) {
     Tensor at;
     Sum operator+(const Sum& other) const {
       begin_op();
-      backend_for(at.device()).scale_backward({at, true}, 1, other.at);
+      // the CPUs share their memory, other devices have their own
+      const bool near = at.device().type != DeviceType::Cuda || at.device() == other.at.device();
+      backend_for(at.device()).scale_backward({at, true}, 1, near ? other.at : to_device(other.at, at.device()));
       return *this;
     }
   };
@@ -89,12 +91,9 @@ Tensor to_device(const Tensor& x, Device device) {
   begin_op();
   Tensor y = Tensor::empty(x.shape(), x.dtype(), device);
   if (device.type == DeviceType::Meta) return y;
-  DF_CHECK(x.device().type == DeviceType::Cpu, "to_device: x must be on a device with data, got %s",
+  DF_CHECK(x.device().type != DeviceType::Meta, "to_device: x must be on a device with data, got %s",
            x.device().str().c_str());
-  const size_t row = size_t(x.dim(-1)) * dtype_size(x.dtype());
-  for (int64_t r = 0; r < x.rows(); r++)
-    std::memcpy(static_cast<char*>(y.raw()) + size_t(r) * row,
-                static_cast<const char*>(x.raw()) + size_t(r * x.row_stride()) * dtype_size(x.dtype()), row);
+  transfer(y, x);
   return y;
 }
 

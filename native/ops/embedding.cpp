@@ -6,17 +6,22 @@
 
 namespace df::ops {
 
+void check_ids(const Tensor& ids, int64_t vocabulary) {
+  check_tensor("embedding", "ids", ids, 0, {DType::I32});
+  const int64_t columns = ids.dim(-1);
+  for (int64_t i = 0; ids.device().type == DeviceType::Cpu && i < ids.numel(); i++) {
+    const int32_t id = ids.data<int32_t>()[i / columns * ids.row_stride() + i % columns];
+    DF_CHECK(id >= 0 && id < vocabulary, "embedding: ids must be in [0, %lld), got %d at position %lld", ll(vocabulary),
+             id, ll(i));
+  }
+}
+
 Tensor embedding(const Tensor& ids, const Tensor& table) {
   check_tensor("embedding", "ids", ids, 0, {DType::I32});
   check_activations("embedding", "table", table, 2);
   DF_CHECK(table.device() == ids.device(), "embedding: table must be on %s, got %s", ids.device().str().c_str(),
            table.device().str().c_str());
-  const int64_t columns = ids.dim(-1);
-  for (int64_t i = 0; ids.device().type == DeviceType::Cpu && i < ids.numel(); i++) {
-    const int32_t id = ids.data<int32_t>()[i / columns * ids.row_stride() + i % columns];
-    DF_CHECK(id >= 0 && id < table.dim(0), "embedding: ids must be in [0, %lld), got %d at position %lld",
-             ll(table.dim(0)), id, ll(i));
-  }
+  check_ids(ids, table.dim(0));
   begin_op();
   Shape shape = ids.shape();
   shape.push_back(table.dim(1));

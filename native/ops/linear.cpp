@@ -15,6 +15,14 @@ Weight pack(const Tensor& plain, DType dtype) {
   return backend_for(plain.device()).pack(plain, dtype);
 }
 
+Weight pack_transposed(const Tensor& plain, DType dtype) {
+  check_tensor("pack_transposed", "plain", plain, 2, {DType::F32, DType::BF16, DType::F16});
+  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "pack_transposed: dtype must be f32 or bf16, got %s",
+           dtype_name(dtype));
+  begin_op();
+  return backend_for(plain.device()).pack_transposed(plain, dtype);
+}
+
 Weight pack_int8(const Tensor& plain, DType dtype) {
   check_tensor("pack_int8", "plain", plain, 2, {DType::F32, DType::BF16, DType::F16});
   DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "pack_int8: dtype must be f32 or bf16, got %s",

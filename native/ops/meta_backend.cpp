@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/execution.h"
+#include "cuda/weight_layout.h"
 
 namespace df {
 namespace {
@@ -90,11 +91,21 @@ class MetaBackend : public Backend {
   }
 };
 
+class CudaMetaBackend : public MetaBackend {
+ public:
+  size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override {
+    return cuda_packed_bytes(out, kernel_h, kernel_w, in, dtype);
+  }
+  // convolutions without copies of their inputs; shares of a split sum are bounded, see cuda/weight_layout.h
+  size_t conv2d_scratch_bytes(const Shape&, const Weight&, const Conv2dParams&) override { return kCudaProductScratch; }
+};
+
 }  // namespace
 
-Backend& meta_backend() {
-  static MetaBackend backend;
-  return backend;
+Backend& meta_backend(Device device) {
+  static MetaBackend cpu;
+  static CudaMetaBackend cuda;
+  return device == kMetaCuda ? cuda : cpu;
 }
 
 }  // namespace df

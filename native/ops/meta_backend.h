@@ -5,7 +5,7 @@
 
 namespace df {
 
-/// The one instance. Its packed weights have as many bytes as those of the CPU backend in use.
-Backend& meta_backend();
+/// Packed weights have as many bytes as those of the CPU backend in use (kMeta), or of the CUDA backend (kMetaCuda).
+Backend& meta_backend(Device device);
 
 }  // namespace df

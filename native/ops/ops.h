@@ -12,6 +12,8 @@ namespace df::ops {
 // ---- linear.cpp, conv2d.cpp
 /// Packs (O, I) or (O, kh, kw, I) for products in `dtype` on the device of `plain`.
 Weight pack(const Tensor& plain, DType dtype);
+/// Packs the transpose of (I, O), for products that map I to O.
+Weight pack_transposed(const Tensor& plain, DType dtype);
 /// Packs (O, I) as int8 with one float32 scale per output, for products in `dtype` with float32 accumulation. The values
 /// must be finite.
 Weight pack_int8(const Tensor& plain, DType dtype);
@@ -25,6 +27,9 @@ Tensor conv2d(const Tensor& x, const Weight& w, const Conv2dParams& p, const Epi
 // ---- attention.cpp
 /// q (B, Tq, heads*width) → (B, Tq, heads*width). Vaswani et al. 2017, eq. 1, with added keys.
 Tensor attention(const Tensor& q, const AttentionParams& p);
+/// Every row of a mask (B, Tk) int32 must keep a key, for a row without keys has no softmax. `attention` checks this on the
+/// CPU; check masks of other devices before they go there.
+void check_mask(const Tensor& mask);
 /// x (B, T, C) → (B, T+1, C): the mean token plus `position` (C) in front (diffusers AttentionPooling.forward).
 Tensor prepend_mean_token(const Tensor& x, const Tensor& position);
 /// table (buckets, heads) float32 → (heads, T, T) float32 (transformers T5Attention._relative_position_bucket, encoder).
@@ -48,7 +53,7 @@ void add_terms(const std::vector<Tensor>& terms);
 /// Copy with conversion; `into` may be a strided view.
 Tensor copy(const Tensor& x, DType dtype, Tensor into = {});
 bool all_finite(const Tensor& x);
-/// Copies between devices and dtypes (cpu ↔ other); on one device the same as copy.
+/// A dense copy on `device`.
 Tensor to_device(const Tensor& x, Device device);
 
 // ---- resample.cpp
@@ -60,8 +65,10 @@ Tensor nchw_to_nhwc(const Tensor& x, DType dtype);
 Tensor nhwc_to_nchw(const Tensor& x);
 
 // ---- embedding.cpp
-/// ids (…) int32 in [0, V) → (…, C); INVALID_ARGUMENT names the first id out of range.
+/// ids (…) int32 in [0, V) → (…, C); INVALID_ARGUMENT names the first id out of range. Only ids on the CPU can be looked
+/// at: check those of other devices before they go there.
 Tensor embedding(const Tensor& ids, const Tensor& table);
+void check_ids(const Tensor& ids, int64_t vocabulary);
 /// t (B) float32 → (B, dim) float32. freq_i = 10000^(-i / (dim/2 - freq_shift)); halves [sin, cos], or [cos, sin] when
 /// flipped; an odd dim gets a zero last column (diffusers get_timestep_embedding; Vaswani et al. 2017, 3.5).
 Tensor timestep_embedding(const Tensor& t, int64_t dim, bool flip_sin_to_cos, float freq_shift);

@@ -76,6 +76,14 @@ InitialSource initial_unet(const std::vector<TensorInfo>& tensors, uint64_t seed
   return InitialSource(tensors, rule, seed);
 }
 
+InitialSource initial_lora(const std::vector<TensorInfo>& tensors, uint64_t seed) {
+  const auto rule = [](const TensorInfo& info) -> Rule {
+    if (info.name.ends_with(".lora_B.weight")) return {Rule::Kind::Constant, 0};
+    return {Rule::Kind::Uniform, 1 / std::sqrt(fan_in(info.shape))};
+  };
+  return InitialSource(tensors, rule, seed);
+}
+
 InitialSource initial_t5(const std::vector<TensorInfo>& tensors, const T5Config& c, uint64_t seed) {
   const auto rule = [&](const TensorInfo& info) -> Rule {
     const auto is = [&](const char* end) { return info.name.ends_with(end); };

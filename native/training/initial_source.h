@@ -34,6 +34,9 @@ class InitialSource : public StateSource {
 /// (kaiming_uniform with a = √5), norms are 1 and 0, the positional embedding of the pooling is N(0, 1/width)
 /// (embeddings.py, AttentionPooling). The last convolution is no exception.
 InitialSource initial_unet(const std::vector<TensorInfo>& tensors, uint64_t seed);
+/// LoRA factors as PEFT begins them (tuners/lora/layer.py, reset_lora_parameters): the lower ones as torch.nn.Linear, the
+/// upper ones 0.
+InitialSource initial_lora(const std::vector<TensorInfo>& tensors, uint64_t seed);
 /// transformers T5PreTrainedModel._init_weights with initializer_factor 1.
 InitialSource initial_t5(const std::vector<TensorInfo>& tensors, const T5Config& config, uint64_t seed);
 

@@ -1,11 +1,9 @@
 #include "training/trainer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "core/error.h"
-#include "core/parallel.h"
 #include "ops/backend.h"
 #include "ops/ops.h"
 #include "training/initial_source.h"
@@ -17,13 +15,6 @@ long long ll(int64_t v) { return static_cast<long long>(v); }
 
 // Of a picture; stages II and III read the low-resolution picture beside it.
 int64_t image_channels(const UNetConfig& c) { return c.class_embed ? c.in_channels / 2 : c.in_channels; }
-
-void zero(const Tensor& t) {
-  if (t.device().type == DeviceType::Meta) return;
-  char* data = static_cast<char*>(t.raw());
-  parallel_ranges(int64_t(t.bytes()), 4 << 20,
-                  [&](int64_t begin, int64_t end) { std::memset(data + begin, 0, size_t(end - begin)); });
-}
 
 // A float32 vector of one value per sample, on `device`.
 template <class F> Tensor per_sample(const MicroBatch& batch, Device device, const F& value) {
@@ -38,19 +29,34 @@ template <class F> std::vector<float> coefficients(const MicroBatch& batch, cons
   return all;
 }
 
-// The model reads other values for the lifetime of the scope.
-class ValuesScope {
+// Forward passes have the dropout of a batch for the lifetime of the scope.
+class DropoutScope {
  public:
-  ValuesScope(const TrainedModel& model, const std::vector<Tensor>& values) : model_(model) {
-    model.store->set_values(values);
+  DropoutScope(const MicroBatch& batch, std::initializer_list<Lora*> loras) : loras_(loras) {
+    std::vector<uint64_t> samples;
+    for (const TrainingSample& s : batch.samples) samples.push_back(s.index);
+    for (Lora* lora : loras_)
+      if (lora) lora->begin_dropout(batch.seed, samples);
   }
-  ~ValuesScope() { model_.store->set_values(model_.values); }
-  ValuesScope(const ValuesScope&) = delete;
-  ValuesScope& operator=(const ValuesScope&) = delete;
+  ~DropoutScope() {
+    for (Lora* lora : loras_)
+      if (lora) lora->end_dropout();
+  }
+  DropoutScope(const DropoutScope&) = delete;
+  DropoutScope& operator=(const DropoutScope&) = delete;
 
  private:
-  const TrainedModel& model_;
+  std::vector<Lora*> loras_;
 };
+
+// Purposes of the masks; training/noise.cpp and initial_source.cpp have those below.
+constexpr uint32_t kUnetMasks = 1 << 16, kT5Masks = 2 << 16;
+
+std::unique_ptr<Lora> make_lora(Module& model, const TrainedLora& o, const std::vector<std::string>& targets,
+                                uint32_t stream) {
+  return std::make_unique<Lora>(
+      model, LoraOptions{.rank = o.rank, .alpha = o.alpha, .dropout = o.dropout, .targets = targets}, stream);
+}
 
 std::vector<Tensor> zeros_like(const std::vector<Tensor>& state) {
   std::vector<Tensor> all;
@@ -67,16 +73,18 @@ Trainer::Trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, Devi
   DF_CHECK(unet.out_channels == channels || unet.out_channels == 2 * channels,
            "trainer: the UNet must have %lld output channels, or %lld with a learned variance, got %lld", ll(channels),
            ll(2 * channels), ll(unet.out_channels));
-  const WeightOptions weights{.precision = options.precision, .trainable = true};
+  const WeightOptions weights{.precision = options.precision, .trainable = !options.lora};
   unet_ = std::make_unique<UNet>(unet, options.dtype, device, weights);
   unet_->set_checkpointing(options.checkpointing);
-  unet_model_.store = &unet_->store();
+  if (options.lora) unet_lora_ = make_lora(*unet_, *options.lora, options.lora->targets, kUnetMasks);
+  unet_model_.store = unet_lora_ ? &unet_lora_->store() : &unet_->store();
   if (!t5) return;
   DF_CHECK(t5->d_model == unet.encoder_hid_dim, "trainer: the text encoder must have a width of %lld, got %lld",
            ll(unet.encoder_hid_dim), ll(t5->d_model));
   t5_ = std::make_unique<T5Encoder>(*t5, options.dtype, device, weights);
   t5_->set_checkpointing(options.checkpointing);
-  t5_model_.store = &t5_->store();
+  if (options.lora) t5_lora_ = make_lora(*t5_, *options.lora, options.lora->text_targets, kT5Masks);
+  t5_model_.store = t5_lora_ ? &t5_lora_->store() : &t5_->store();
 }
 
 std::vector<TrainedModel*> Trainer::models() {
@@ -104,7 +112,7 @@ void Trainer::attach(TrainedModel& model) {
   optimizer_ = AdamW(std::move(parameters));
 }
 
-void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progress) {
+void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progress, uint64_t seed) {
   DF_CHECK((t5 != nullptr) == (t5_ != nullptr), "trainer: the weights of the text encoder must %s",
            t5_ ? "be given, for it is trained as well" : "not be given, for it is not trained");
   for (TrainedModel* m : models()) {
@@ -116,14 +124,19 @@ void Trainer::load(StateSource& unet, StateSource* t5, const LoadProgress& progr
   optimizer_ = AdamW({});
   unet_->load(unet, progress);
   if (t5_) t5_->load(*t5, progress);
+  for (Lora* lora : {unet_lora_.get(), t5_lora_.get()}) {
+    if (!lora) continue;
+    InitialSource factors = initial_lora(lora->store().infos(), seed);
+    lora->store().load(factors, {});
+  }
   for (TrainedModel* m : models()) attach(*m);
 }
 
 void Trainer::initialise(uint64_t seed) {
   InitialSource unet = initial_unet(unet_->parameters(), seed);
-  if (!t5_) return load(unet, nullptr);
+  if (!t5_) return load(unet, nullptr, {}, seed);
   InitialSource t5 = initial_t5(t5_->parameters(), *t5_config_, seed);
-  load(unet, &t5);
+  load(unet, &t5, {}, seed);
 }
 
 void Trainer::check_loaded() const {
@@ -138,7 +151,7 @@ void Trainer::check_batch(const MicroBatch& b) const {
   const auto is_image = [&](const Tensor& t) {
     return t.defined() && t.shape().rank() == 4 && t.dim(0) == batch && t.dim(3) == channels && t.dtype() == DType::F32;
   };
-  for (const Tensor* t : {&b.images, &b.low_res, &b.text, &b.ids, &b.mask})
+  for (const Tensor* t : {&b.images, &b.low_res, &b.text})
     DF_CHECK(!t->defined() || t->device() == device_, "trainer: a batch must be on %s, got %s", device_.str().c_str(),
              t->device().str().c_str());
   for (const TrainingSample& s : b.samples)
@@ -222,6 +235,7 @@ Tensor Trainer::accumulate(const MicroBatch& batch) {
 
 Tensor Trainer::accumulate(const MicroBatch& batch, const NoisedImages& images) {
   check_batch(batch);
+  const DropoutScope dropout(batch, {unet_lora_.get(), t5_lora_.get()});
   try {
     Tensor model;
     {
@@ -251,7 +265,7 @@ Tensor Trainer::evaluate(const MicroBatch& batch, bool use_ema) {
 
 void Trainer::zero_gradients() {
   for (const TrainedModel* m : models())
-    for (const Tensor& g : m->gradients) zero(g);
+    for (const Tensor& g : m->gradients) set_zero(g);
 }
 
 OptimizerResult Trainer::step(const OptimizerStep& p) {
@@ -269,7 +283,11 @@ int64_t Trainer::parameter_count() const {
   return n;
 }
 
-size_t Trainer::bytes() const { return size_t(parameter_count()) * sizeof(float) * (options_.ema ? 5 : 4); }
+size_t Trainer::bytes() const {
+  const size_t trained = size_t(parameter_count()) * sizeof(float) * (options_.ema ? 5 : 4);
+  if (!options_.lora) return trained;
+  return trained + unet_->weight_bytes() + (t5_ ? t5_->weight_bytes() : 0);
+}
 
 void reduce_gradients(const std::vector<Trainer*>& replicas) {
   DF_CHECK(!replicas.empty(), "reduce_gradients: replicas must not be empty");
@@ -289,24 +307,24 @@ void reduce_gradients(const std::vector<Trainer*>& replicas) {
     std::vector<Tensor> terms;
     for (const auto& g : gradients) terms.push_back(g[i]);
     ops::add_terms(terms);
-    for (size_t r = 1; r < terms.size(); r++) backend_for(terms[r].device()).copy(terms[r], terms[0]);
+    for (size_t r = 1; r < terms.size(); r++) transfer(terms[r], terms[0]);
   }
 }
 
 MemoryPlan plan_trainer(const UNetConfig& unet, const std::optional<T5Config>& t5, const TrainerOptions& options,
-                        int64_t batch, int64_t height, int64_t width, int64_t tokens) {
-  const size_t base = memory_stats(kMeta).current;
-  Trainer trainer(unet, t5, kMeta, options);
+                        int64_t batch, int64_t height, int64_t width, int64_t tokens, Device meta) {
+  const size_t base = memory_stats(meta).current;
+  Trainer trainer(unet, t5, meta, options);
   trainer.initialise(0);
-  return measure_memory(base, [&](WorkCounter&) {
+  return measure_memory(meta, base, [&](WorkCounter&) {
     const int64_t channels = image_channels(unet);
     MicroBatch b;
-    b.images = Tensor::empty({batch, height, width, channels}, DType::F32, kMeta);
+    b.images = Tensor::empty({batch, height, width, channels}, DType::F32, meta);
     if (unet.class_embed)
       b.low_res = Tensor::empty({batch, std::max<int64_t>(height / 4, 1), std::max<int64_t>(width / 4, 1), channels},
-                                DType::F32, kMeta);
-    if (t5) b.ids = b.mask = Tensor::empty({batch, tokens}, DType::I32, kMeta);
-    else b.text = Tensor::empty({batch, tokens, unet.encoder_hid_dim}, DType::F32, kMeta);
+                                DType::F32, meta);
+    if (t5) b.ids = b.mask = Tensor::empty({batch, tokens}, DType::I32, meta);
+    else b.text = Tensor::empty({batch, tokens, unet.encoder_hid_dim}, DType::F32, meta);
     b.samples.resize(size_t(batch));
     trainer.accumulate(b);
   });

@@ -113,27 +113,39 @@ void Trainer::restore(const std::string& path, Part part) {
   } else if (!model.values.empty()) {
     model.store->write_state(source, model.values);
   } else {
+    DF_CHECK(!options_.lora, "trainer: the frozen weights must be loaded before the factors; call load first");
     is_t5(part) ? t5_->load(source) : unet_->load(source);
     attach(model);
   }
 }
 
-std::shared_ptr<UNet> Trainer::unet(DType dtype, bool ema) const {
+// `into` gets the trained model's weights.
+template <class Model>
+std::shared_ptr<Model> Trainer::copy(std::shared_ptr<Model> into, const std::unique_ptr<Model>& from, Part part) const {
   check_loaded();
-  const TrainedModel& model = model_of(ema ? Part::UnetEma : Part::Unet);
-  auto copy = std::make_shared<UNet>(unet_config_, dtype, device_, options_.precision);
-  OneState source(*model.store, ema ? model.ema : model.values);
-  copy->load(source);
-  return copy;
+  const TrainedModel& model = model_of(part);
+  const std::vector<Tensor>& values = is_ema(part) ? model.ema : model.values;
+  if (options_.lora) {
+    DF_CHECK(into->dtype() == options_.dtype, "trainer: a copy with LoRA must be %s like the frozen weights, got %s",
+             dtype_name(options_.dtype), dtype_name(into->dtype()));
+    const ValuesScope scope(model, values);
+    into->store().load_merged(from->store());
+  } else {
+    OneState source(*model.store, values);
+    into->load(source);
+  }
+  return into;
+}
+
+std::shared_ptr<UNet> Trainer::unet(DType dtype, bool ema) const {
+  return copy(std::make_shared<UNet>(unet_config_, dtype, device_, options_.precision), unet_,
+              ema ? Part::UnetEma : Part::Unet);
 }
 
 std::shared_ptr<T5Encoder> Trainer::t5(DType dtype, bool ema) const {
-  check_loaded();
-  const TrainedModel& model = model_of(ema ? Part::T5Ema : Part::T5);
-  auto copy = std::make_shared<T5Encoder>(*t5_config_, dtype, device_);
-  OneState source(*model.store, ema ? model.ema : model.values);
-  copy->load(source);
-  return copy;
+  const Part part = ema ? Part::T5Ema : Part::T5;
+  model_of(part);  // refuses a text encoder that is not trained
+  return copy(std::make_shared<T5Encoder>(*t5_config_, dtype, device_), t5_, part);
 }
 
 }  // namespace df

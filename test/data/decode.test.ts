@@ -5,7 +5,7 @@ import { deflateSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { describe, expect, test } from 'vitest';
 import { Budget } from '../../lib/data/budget.js';
-import { decode, type Pixels, type Unusable } from '../../lib/data/decode.js';
+import { decode, readShape, type Pixels, type Unusable } from '../../lib/data/decode.js';
 import { expectIFError } from '../support/expect-error.js';
 import { drawn, plain, temporaryFolder } from '../support/pictures.js';
 
@@ -100,6 +100,20 @@ describe('formats', () => {
       expect([orientation, got.width, got.height]).toEqual([orientation, 3, 2]);
       expect(Buffer.from(got.data)).toEqual(data);
     }
+  });
+
+  test('the shape alone: upright, from the header', async () => {
+    const png = await drawn(3, 2, 3, () => 9).withMetadata({ orientation: 6 }).png().toBuffer();
+    expect(await readShape(png)).toEqual({ width: 2, height: 3 });
+    const file = path.join(await temporaryFolder(), 'a.png');
+    await writeFile(file, png.subarray(0, png.length - 20)); // its pixels are cut off: that is for later
+    expect(await readShape(file)).toEqual({ width: 2, height: 3 });
+    expect(await pixelsOf(file)).toHaveProperty('reason');
+    expect(await readShape(`${file}.none`)).toEqual({ reason: 'the file does not exist' });
+    expect(await readShape(path.dirname(file))).toEqual({ reason: 'it is not a file' });
+    expect(await readShape(new Uint8Array(0))).toEqual({ reason: 'its file is empty' });
+    expect(await readShape(Buffer.from('no picture'))).toHaveProperty('reason', 'it is not a JPEG, PNG, WebP, GIF, TIFF or AVIF picture');
+    expect(await readShape(await plain(170, 10, COLOUR).png().toBuffer())).toHaveProperty('reason', expect.stringMatching(/more than 16 times the other/));
   });
 
   test('a colour profile is applied', async () => {

@@ -50,7 +50,7 @@ const pixel = (image: Uint8Array, size: number, x: number, y: number): number[] 
 async function all(dataset: Dataset, size: number): Promise<Map<string, Uint8Array>> {
   const images = new Map<string, Uint8Array>();
   for (let i = 0; i < dataset.length; i++) {
-    const sample = await dataset.load(i, { size, random: () => 0 });
+    const sample = await dataset.load(i, { width: size, height: size, random: () => 0 });
     if (sample) images.set(sample.caption, sample.image);
   }
   return images;
@@ -78,7 +78,7 @@ test('captions: the name more often than the rest, keywords that the name does n
   expect(emojis[0]!.captions).toEqual(['left half', 'left half', 'left half', 'left half', 'a left half', 'left half, red, side, square', 'left half, big, bold, plain']);
   expect(emojis[1]!.captions).toEqual(['right half', 'right half', 'right half', 'right half', 'a right half']);
   const dataset = await openEmoji({ set: 'noto' }, await context(await project({})));
-  expect((await dataset.load(0, { size: 8, random: sequence(0.99, 0.9) }))!.caption).toBe('left half, big, bold, plain');
+  expect((await dataset.load(0, { width: 8, height: 8, random: sequence(0.99, 0.9) }))!.caption).toBe('left half, big, bold, plain');
   const captions: string[] = [];
   for await (const caption of dataset.captions()) captions.push(caption);
   expect(captions.slice(0, 5)).toEqual(['left half', 'a left half', 'left half, red, side, square', 'left half, big, bold, plain', 'right half']);
@@ -94,13 +94,13 @@ test('a part at a random place is that part of the whole, from the cache or draw
     await uncut.close();
     const dataset = await openEmoji({ set: 'noto', cropFrom }, await context(base));
     for (let i = 0; i < dataset.length; i++) {
-      const sample = await dataset.load(i, { size, random: sequence(0, 0.9, 0.34, 0.999) });
+      const sample = await dataset.load(i, { width: size, height: size, random: sequence(0, 0.9, 0.34, 0.999) });
       if (!sample) continue;
       const [left, top] = [Math.floor(0.34 * (cropFrom - size + 1)), cropFrom - size];
-      const expected = cut(whole.get(sample.caption)!, cropFrom, left, top, size);
+      const expected = cut(whole.get(sample.caption)!, cropFrom, left, top, { width: size, height: size });
       expect(`${sample.caption}: ${sample.image.filter((value, n) => value !== expected[n]).length} of ${expected.length} differ`).toBe(`${sample.caption}: 0 of ${expected.length} differ`);
     }
-    await expectIFError('INVALID_ARGUMENT', () => dataset.load(0, { size: cropFrom + 1, random: () => 0 }), /data\.cropFrom: expected at least the size of the pictures, \d+, got \d+/);
+    await expectIFError('INVALID_ARGUMENT', () => dataset.load(0, { width: cropFrom + 1, height: cropFrom + 1, random: () => 0 }), /data\.cropFrom: expected at least the size of the pictures, \d+, got \d+/);
     await dataset.close();
   }
 });
@@ -123,7 +123,7 @@ test('mirrored on request only', async () => {
   const base = await project({});
   for (const flip of [false, true]) {
     const dataset = await openEmoji({ set: 'noto', flip }, await context(base));
-    const sample = (await dataset.load(0, { size: 16, random: sequence(0, 0.49) }))!;
+    const sample = (await dataset.load(0, { width: 16, height: 16, random: sequence(0, 0.49) }))!;
     expect(pixel(sample.image, 16, flip ? 14 : 1, 8)).toEqual([255, 0, 0]);
     await dataset.close();
   }
@@ -201,13 +201,13 @@ for (const set of ['noto', 'fluent'] as const) {
     const apple = emojis.findIndex(({ name }) => name === 'red apple');
     expect(isHeldOut('1F34E')).toBe(false);
     const index = emojis.slice(0, apple).filter(({ hexcode }) => !isHeldOut(hexcode)).length;
-    const sample = (await train.load(index, { size: 32, random: () => 0 }))!;
+    const sample = (await train.load(index, { width: 32, height: 32, random: () => 0 }))!;
     expect([sample.key, sample.caption, sample.image.length]).toEqual([`${set}/1F34E`, 'red apple', 3072]);
     expect(pixel(sample.image, 32, 0, 0)).toEqual([255, 255, 255]);
     const [red, green, blue] = pixel(sample.image, 32, 16, 20) as [number, number, number];
     expect(red).toBeGreaterThan(180);
     expect(Math.max(green, blue)).toBeLessThan(120);
-    const held = (await validation.load(0, { size: 32, random: () => 0 }))!;
+    const held = (await validation.load(0, { width: 32, height: 32, random: () => 0 }))!;
     expect(isHeldOut(held.key.split('/')[1]!)).toBe(true);
     expect([train.skipped, validation.skipped]).toEqual([[], []]);
     expect(await readdir(path.join(cacheDir, 'pixels'))).toHaveLength(1); // both splits share it

@@ -30,7 +30,7 @@ const at = (value: number) => (): number => value;
 async function loadAll(dataset: Dataset, random = 0): Promise<Record<string, [string, ...number[]]>> {
   const all: Record<string, [string, ...number[]]> = {};
   for (let i = 0; i < dataset.length; i++) {
-    const sample = await dataset.load(i, { size: 4, random: at(random) });
+    const sample = await dataset.load(i, { width: 4, height: 4, random: at(random) });
     if (sample) all[sample.key] = [sample.caption, ...sample.image.subarray(0, 3)];
   }
   return all;
@@ -55,7 +55,7 @@ test('metadata.jsonl: captions, lists of captions, folders below, other columns'
   expect(await loadAll(dataset)).toEqual({ 'a.png': ['a red square', ...RED], 'deep/b.png': ['blue', ...BLUE] });
   expect((await loadAll(dataset, 0.99))['deep/b.png']![0]).toBe('a blue square');
   expect(await captions(dataset)).toEqual(['a red square', 'blue', 'a blue square']);
-  const sample = (await dataset.load(0, { size: 5, random: at(0) }))!;
+  const sample = (await dataset.load(0, { width: 5, height: 5, random: at(0) }))!;
   expect([sample.width, sample.height, sample.image.length, sample.weight]).toEqual([5, 5, 75, undefined]);
   await dataset.close();
 });
@@ -182,17 +182,31 @@ describe('refused when it is opened', () => {
   });
 });
 
+test('shapes of all pictures, from their headers; what cannot be read is named', async () => {
+  const png = (width: number, height: number): Promise<Buffer> => plain(width, height, RED).png().toBuffer();
+  const folder = await folderOf({ 'a.png': await png(8, 4), 'b.png': await png(3, 6), 'c.png': 'broken', 'd.png': await png(5, 5) });
+  const dataset = await open(folder, { caption: 'x' });
+  const progress: number[] = [];
+  expect([...await dataset.aspectRatios!({ onProgress: (done, total) => progress.push(done / total) })]).toEqual([2, 0.5, NaN, 1]);
+  expect(progress).toEqual([0.25, 0.5, 0.75, 1]);
+  expect(dataset.skipped).toEqual([{ key: 'c.png', reason: 'it is not a JPEG, PNG, WebP, GIF, TIFF or AVIF picture' }]);
+  const wide = (await dataset.load(0, { width: 12, height: 6, random: at(0) }))!;
+  expect([wide.width, wide.height, wide.image.length]).toEqual([12, 6, 216]);
+  await expectIFError('CANCELLED', () => dataset.aspectRatios!({ signal: AbortSignal.abort() }));
+});
+
 test('indices and sizes are checked', async () => {
   const dataset = await open(await folderOf({ 'a.png': RED }), { caption: 'x' });
-  for (const index of [-1, 1, 0.5, NaN]) await expectIFError('INVALID_ARGUMENT', () => dataset.load(index, { size: 4, random: at(0) }), /index must be a whole number from 0 to 0/);
-  for (const size of [0, 4097, 1.5, NaN]) await expectIFError('INVALID_ARGUMENT', () => dataset.load(0, { size, random: at(0) }), /size must be 1 to 4096/);
-  await expectIFError('CANCELLED', () => dataset.load(0, { size: 4, random: at(0), signal: AbortSignal.abort() }));
+  for (const index of [-1, 1, 0.5, NaN]) await expectIFError('INVALID_ARGUMENT', () => dataset.load(index, { width: 4, height: 4, random: at(0) }), /index must be a whole number from 0 to 0/);
+  for (const size of [0, 4097, 1.5, NaN]) await expectIFError('INVALID_ARGUMENT', () => dataset.load(0, { width: size, height: size, random: at(0) }), /width and height must be 1 to 4096 pixels/);
+  await expectIFError('INVALID_ARGUMENT', () => dataset.load(0, { width: 4, height: 0, random: at(0) }), /got 4 × 0/);
+  await expectIFError('CANCELLED', () => dataset.load(0, { width: 4, height: 4, random: at(0), signal: AbortSignal.abort() }));
 });
 
 test('the same numbers give the same sample, in any order', async () => {
   const folder = await folderOf({ 'metadata.jsonl': lines(...Array.from({ length: 12 }, (_, i) => ({ file_name: `${i}.png`, text: [`a${i}`, `b${i}`] }))), ...Object.fromEntries(Array.from({ length: 12 }, (_, i) => [`${i}.png`, [i, 2 * i, 3 * i] as const])) });
   const dataset = await open(folder, { flip: true });
-  const options = (i: number) => { let n = i; return { size: 4, random: () => (n = (n * 16807 + 11) % 2147483647) / 2147483647 }; };
+  const options = (i: number) => { let n = i; return { width: 4, height: 4, random: () => (n = (n * 16807 + 11) % 2147483647) / 2147483647 }; };
   const once = await Promise.all(Array.from({ length: 12 }, (_, i) => dataset.load(i, options(i))));
   const again = await Promise.all(Array.from({ length: 12 }, (_, i) => dataset.load(11 - i, options(11 - i))));
   expect(again.reverse()).toEqual(once);

@@ -19,7 +19,7 @@ const open = (name: string | string[], more: { imageColumn?: string; captionColu
   openDataset({ type: 'parquet', path: name, flip: false, ...more }, { base: '/', cacheDir: null });
 /** key → caption and first pixel. */
 async function loadAll(dataset: Dataset, random = 0): Promise<Record<string, unknown[]>> {
-  const samples = await Promise.all(Array.from({ length: dataset.length }, (_, i) => dataset.load(i, { size: 4, random: () => random })));
+  const samples = await Promise.all(Array.from({ length: dataset.length }, (_, i) => dataset.load(i, { width: 4, height: 4, random: () => random })));
   return Object.fromEntries(samples.filter((sample) => sample !== undefined).map((sample) => [sample.key, [sample.caption, ...sample.image.subarray(0, 3)]]));
 }
 async function captions(dataset: Dataset): Promise<string[]> {
@@ -44,7 +44,7 @@ test('a struct of bytes and path, several row groups and pages, in any order', a
   const dataset = await open(file('snappy.parquet'));
   expect([dataset.length, dataset.description]).toEqual([30, `Parquet ${file('snappy.parquet')}, 30 pictures`]);
   expect(await loadAll(dataset)).toEqual(rows('snappy.parquet', upTo(30)));
-  for (const i of [29, 0, 12, 11, 23, 24]) expect((await dataset.load(i, { size: 4, random: () => 0 }))!.caption).toBe(`number ${i}`);
+  for (const i of [29, 0, 12, 11, 23, 24]) expect((await dataset.load(i, { width: 4, height: 4, random: () => 0 }))!.caption).toBe(`number ${i}`);
   expect(await captions(dataset)).toEqual(upTo(30).map((i) => `number ${i}`));
   expect(dataset.skipped).toEqual([]);
 });
@@ -125,7 +125,7 @@ test('a file that shrinks after it was opened', async () => {
   await copyFile(file('snappy.parquet'), name);
   const dataset = await open(name);
   await truncate(name, 100);
-  expect(await dataset.load(20, { size: 4, random: () => 0 })).toBeUndefined();
+  expect(await dataset.load(20, { width: 4, height: 4, random: () => 0 })).toBeUndefined();
   expect(dataset.skipped).toEqual([{ key: 'a.parquet:20', reason: expect.stringMatching(/it cannot be read: .*cut off/) }]);
 });
 
@@ -185,7 +185,7 @@ test('a large page takes part of the file only once', async () => {
   const name = path.join(folder, 'a.parquet');
   await copyFile(file('large_plain.parquet'), name);
   const dataset = await openDataset({ type: 'parquet', path: name, flip: false }, { base: '/', cacheDir: folder });
-  const load = async (i: number) => (await dataset.load(i, { size: 4, random: () => 0 }))?.image[1];
+  const load = async (i: number) => (await dataset.load(i, { width: 4, height: 4, random: () => 0 }))?.image[1];
   expect(await load(0)).toBe(0);
   await writeFile(name, Buffer.alloc((await readFile(name)).length)); // what is read from here on comes from the spool
   expect([await load(3), await load(8), await load(10)]).toEqual([6, 14, 2]);

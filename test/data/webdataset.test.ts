@@ -25,7 +25,7 @@ const open = (file: string | string[], more: { captionColumn?: string } = {}): P
 async function loadAll(dataset: Dataset): Promise<Record<string, string>> {
   const all: Record<string, string> = {};
   for (let i = 0; i < dataset.length; i++) {
-    const sample = await dataset.load(i, { size: 4, random: () => 0 });
+    const sample = await dataset.load(i, { width: 4, height: 4, random: () => 0 });
     if (sample) all[sample.key] = `${sample.caption}: ${sample.image[0]! > 200 ? 'red' : 'blue'}`;
   }
   return all;

@@ -25,6 +25,7 @@ struct AttentionCase {
   double range = 1;  // of q and k: large scores need the maximum subtracted
   float scale = 0;   // 0: 1 / sqrt(width)
   Poison poison = Poison::None;
+  bool late = false;  // the mask ignores the first keys instead of the last
 };
 
 std::string describe(const AttentionCase& c) {
@@ -33,8 +34,8 @@ std::string describe(const AttentionCase& c) {
   for (int64_t k : c.keys) keys += (keys.empty() ? "" : "+") + std::to_string(k);
   return format("attention_backward b=%lld queries=%lld keys=%s heads=%d width=%lld %s%s%s%s%s%s%s",
                 (long long)c.batch, (long long)c.queries, keys.c_str(), c.heads, (long long)c.width,
-                dtype_name(c.dtype), c.layout == Layout::Strided ? " strided" : "", c.bias ? " bias" : "",
-                c.mask ? " mask" : "", c.range > 1 ? " large" : "", c.scale != 0 ? " unscaled" : "",
+                dtype_name(c.dtype), layout_name(c.layout), c.bias ? " bias" : "",
+                c.late ? " late_mask" : c.mask ? " mask" : "", c.range > 1 ? " large" : "", c.scale != 0 ? " unscaled" : "",
                 poisons[int(c.poison)]);
 }
 
@@ -180,7 +181,7 @@ Inputs make_inputs(Random& random, const AttentionCase& c) {
     std::vector<int32_t> kept(size_t(c.batch * total));
     for (int64_t b = 0; b < c.batch; b++)
       for (int64_t j = 0; j < total; j++)
-        kept[size_t(b * total + j)] = j <= (b + 1) * total / 3 || j == total - 1 - b;
+        kept[size_t(b * total + (c.late ? total - 1 - j : j))] = j <= (b + 1) * total / 3 || j == total - 1 - b;
     p.mask = ints({c.batch, total}, kept);
     if (c.poison == Poison::Ignored) {
       int64_t first = 0;
@@ -207,6 +208,7 @@ void add(Suite& suite, const AttentionCase& c) {
     const Inputs in = make_inputs(random, c), values = exact_inputs(in);
     BackwardCall call;
     call.dtype = c.dtype;
+    call.vectors = c.dtype == DType::BF16 && c.width == 64;
     call.results = {{"dq", in.q.shape()}};
     for (size_t i = 0; i < c.keys.size(); i++) {
       call.results.push_back({"dkey" + std::to_string(i), in.p.segments[i].key.shape()});
@@ -234,6 +236,13 @@ const Registration attentions([](Suite& suite) {
     }
     add(suite, {dtype, 2, 64, {77, 64}, 2, 64});  // IF: text first, then image
     add(suite, {dtype, 1, 256, {77, 256}, 1, 64});
+    add(suite, {dtype, 2, 70, {77, 64}, 2, 64, Layout::Aligned});
+    add(suite, {dtype, 3, 77, {77}, 1, 64, Layout::Aligned, true, true, 1, 1});  // T5
+    add(suite, {dtype, 2, 9, {30, 110}, 2, 64, Layout::Dense, false, true, 1, 0, Poison::Ignored, true});
+    add(suite, {dtype, 1, 9, {140}, 2, 64, Layout::Dense, false, false, 20});
+    for (Poison poison : {Poison::Query, Poison::Key, Poison::Value, Poison::Dy})
+      add(suite, {dtype, 1, 9, {20, 39}, 2, 64, Layout::Dense, false, false, 1, 0, poison});
+    add(suite, {dtype, 2, 9, {70}, 1, 64, Layout::Dense, true, true, 1, 0, Poison::Query, true});
     add(suite, {dtype, 2, 77, {77}, 4, 16, Layout::Dense, true, true, 1, 1});  // T5: bias, mask, no scale
     add(suite, {dtype, 2, 70, {33}, 2, 16, Layout::Strided, true});
     add(suite, {dtype, 1, 1, {78}, 4, 16});                                      // attention pooling: one query
@@ -245,6 +254,7 @@ const Registration attentions([](Suite& suite) {
     add(suite, {dtype, 2, 9, {5, 9}, 2, 16, Layout::Dense, false, false, 1, 0, Poison::Dy});
     add(suite, {dtype, 3, 9, {20, 19}, 2, 16, Layout::Dense, false, true, 1, 0, Poison::Ignored});
     add(suite, {dtype, 2, 9, {20, 19}, 2, 16, Layout::Dense, true, true, 1, 0, Poison::Query});
+    add(suite, {dtype, 2, 9, {40, 19}, 2, 16, Layout::Dense, true, true, 1, 0, Poison::Ignored, true});
   }
   for (int64_t items : {4, 8}) {
     const AttentionCase c = {DType::BF16, items, 21, {21}, 2, 16, Layout::Dense, true};

@@ -23,6 +23,7 @@ struct AttentionCase {
   double range = 1;  // of q and k: large scores need the maximum subtracted
   float scale = 0;   // 0: 1 / sqrt(width)
   Poison poison = Poison::None;
+  bool late = false;  // the mask ignores the first keys instead of the last
 };
 
 std::string describe(const AttentionCase& c) {
@@ -31,7 +32,7 @@ std::string describe(const AttentionCase& c) {
   for (int64_t k : c.keys) keys += (keys.empty() ? "" : "+") + std::to_string(k);
   return format("attention b=%lld queries=%lld keys=%s heads=%d width=%lld %s%s%s%s%s%s%s", (long long)c.batch,
                 (long long)c.queries, keys.c_str(), c.heads, (long long)c.width, dtype_name(c.dtype),
-                c.layout == Layout::Strided ? " strided" : "", c.bias ? " bias" : "", c.mask ? " mask" : "",
+                layout_name(c.layout), c.bias ? " bias" : "", c.late ? " late_mask" : c.mask ? " mask" : "",
                 c.range > 1 ? " large" : "", c.scale == 1 ? " unscaled" : "", poisons[int(c.poison)]);
 }
 
@@ -85,7 +86,7 @@ void add(Suite& suite, const AttentionCase& c) {
       std::vector<int32_t> kept(size_t(c.batch * total));
       for (int64_t b = 0; b < c.batch; b++)
         for (int64_t j = 0; j < total; j++)
-          kept[size_t(b * total + j)] = j <= (b + 1) * total / 3 || j == total - 1 - b;
+          kept[size_t(b * total + (c.late ? total - 1 - j : j))] = j <= (b + 1) * total / 3 || j == total - 1 - b;
       p.mask = ints({c.batch, total}, kept);
       if (c.poison == Poison::Ignored) ignore_nan(p, kept, total);
     }
@@ -93,6 +94,7 @@ void add(Suite& suite, const AttentionCase& c) {
     OpCall call;
     call.shape = q.shape();
     call.dtype = c.dtype;
+    call.product = call.vectors = c.dtype == DType::BF16 && c.width == 64;
     call.run = [=](Backend& backend, Tensor& y) { backend.attention(y, q, p); };
     call.op = [=](Device device) {
       AttentionParams moved = p;
@@ -139,6 +141,13 @@ const Registration attentions([](Suite& suite) {
     }
     add(suite, {dtype, 2, 64, {77, 64}, 4, 64});               // IF: text first, then image
     add(suite, {dtype, 1, 256, {77, 256}, 2, 64});
+    add(suite, {dtype, 2, 70, {77, 64}, 2, 64, Layout::Aligned});
+    add(suite, {dtype, 2, 77, {77}, 2, 64, Layout::Aligned, true, true, 1, 1});  // T5
+    add(suite, {dtype, 1, 130, {150}, 2, 64, Layout::Dense, true});
+    add(suite, {dtype, 2, 9, {30, 170}, 2, 64, Layout::Dense, false, true, 1, 0, Poison::Ignored, true});
+    add(suite, {dtype, 2, 9, {140}, 2, 64, Layout::Dense, false, false, 20});
+    for (Poison poison : {Poison::Query, Poison::Key, Poison::Value})
+      add(suite, {dtype, 2, 70, {20, 39}, 2, 64, Layout::Dense, false, false, 1, 0, poison});
     add(suite, {dtype, 1, 50, {77, 3000}, 1, 16});             // fewer scores at once
     add(suite, {dtype, 2, 77, {77}, 4, 16, Layout::Dense, true, true, 1, 1});  // T5: bias, mask, no scale
     add(suite, {dtype, 1, 1, {78}, 4, 16});                    // attention pooling: one query
@@ -148,6 +157,7 @@ const Registration attentions([](Suite& suite) {
     add(suite, {dtype, 1, 200, {30}, 2, 16, Layout::Dense, true});  // beyond one block of queries, with a bias
     add(suite, {dtype, 2, 8, {5, 9}, 2, 16, Layout::Dense, false, false, 1, 0, Poison::Query});
     add(suite, {dtype, 2, 8, {5, 9}, 2, 16, Layout::Dense, false, false, 1, 0, Poison::Value});
+    add(suite, {dtype, 2, 8, {40, 39}, 2, 16, Layout::Dense, true, true, 1, 0, Poison::Ignored, true});
     add(suite, {dtype, 3, 8, {20, 19}, 2, 16, Layout::Dense, false, true, 1, 0, Poison::Ignored});
   }
 });

@@ -41,8 +41,7 @@ LossSample sample_at(int t) {
 }
 
 // The loss of the original code (hybrid_loss of test/golden), every instruction set.
-void check_golden(const CpuIsa& isa, bool terms_only) {
-  if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
+void check_golden(const KernelBackend& kernels, bool terms_only) {
   const auto file = golden("training/hybrid_loss");
   const auto image = [&](const char* name) { return ops::nchw_to_nhwc(file->tensor(name), DType::F32); };
   const Tensor steps = file->tensor("timestep.i64"), mse = file->tensor("mse"), vb = file->tensor("vb");
@@ -54,7 +53,7 @@ void check_golden(const CpuIsa& isa, bool terms_only) {
     image_scale.push_back(1 / p.samples.back().sample_scale);
     noise_scale.push_back(-p.samples.back().output_scale / p.samples.back().sample_scale);
   }
-  Backend& b = cpu_backend(isa.name);
+  Backend& b = kernels.get();
   Tensor terms = guarded({4, 2}, DType::F32, Layout::Strided), xt = Tensor::empty(x0.shape(), DType::F32, kCpu);
   b.blend(xt, image_scale, x0, noise_scale, image("noise"));
   check_close("x_t", xt, image("x_t"), 1e-6);  // three float32 roundings of numbers of order 1
@@ -294,9 +293,8 @@ void add_difference(Suite& suite, bool of_variance, Main main, int t) {
 }
 
 // The gradient of m comes from the main term alone, that of v from the variational term alone.
-void check_separation(const CpuIsa& isa, DType dtype) {
-  if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-  Backend& b = cpu_backend(isa.name);
+void check_separation(const KernelBackend& kernels, DType dtype) {
+  Backend& b = kernels.get();
   Random random("separation");
   const LossCase c{dtype, 5, 7, 9, 3};
   const LossInputs in = inputs(random, c);
@@ -320,13 +318,13 @@ void check_separation(const CpuIsa& isa, DType dtype) {
 }
 
 const Registration losses([](Suite& suite) {
-  for (const CpuIsa& isa : cpu_isas()) {
+  for (const KernelBackend& kernels : kernel_backends()) {
     for (bool terms_only : {true, false})
-      suite.add(format("diffusion_loss golden%s isa=%s", terms_only ? " terms only" : "", isa.name),
-                [=] { check_golden(isa, terms_only); });
+      suite.add(format("diffusion_loss golden%s isa=%s", terms_only ? " terms only" : "", kernels.name.c_str()),
+                [=] { check_golden(kernels, terms_only); });
     for (DType dtype : {DType::F32, DType::BF16})
-      suite.add(format("diffusion_loss separation %s isa=%s", dtype_name(dtype), isa.name),
-                [=] { check_separation(isa, dtype); });
+      suite.add(format("diffusion_loss separation %s isa=%s", dtype_name(dtype), kernels.name.c_str()),
+                [=] { check_separation(kernels, dtype); });
   }
   for (DType dtype : {DType::F32, DType::BF16})
     for (Main main : {Main::Mse, Main::Huber})

@@ -84,9 +84,8 @@ void add_gated(Suite& suite, Activation kind, bool of_gate, int64_t rows, int64_
 }
 
 // Both gradients in one call are those of two calls.
-void check_gated_together(const CpuIsa& isa, DType dtype) {
-  if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-  Backend& b = cpu_backend(isa.name);
+void check_gated_together(const KernelBackend& kernels, DType dtype) {
+  Backend& b = kernels.get();
   Random random("gated together");
   const Shape shape{5, 37};
   const auto input = [&] { return random_tensor(random, shape, dtype, Layout::Strided, -3, 3); };
@@ -243,9 +242,9 @@ const Registration elementwise_backward([](Suite& suite) {
       add_resample(suite, Resample::NearestUp2, 1, 1, 20, {dtype, layout, true});
       add_resample(suite, Resample::AverageDown2, 2, 2, 20, {dtype, layout, true});
     }
-    for (const CpuIsa& isa : cpu_isas())
-      suite.add(format("gated_activation_backward both %s isa=%s", dtype_name(dtype), isa.name),
-                [=] { check_gated_together(isa, dtype); });
+    for (const KernelBackend& kernels : kernel_backends())
+      suite.add(format("gated_activation_backward both %s isa=%s", dtype_name(dtype), kernels.name.c_str()),
+                [=] { check_gated_together(kernels, dtype); });
   }
   add_differences(suite);
 });

@@ -130,8 +130,8 @@ const Registration elementwise([](Suite& suite) {
 });
 
 // Every bf16 and f16 value, and float32 values next to every rounding boundary, through copy: exact, NaN stays NaN.
-void check_copy(const CpuIsa& isa, DType from, DType to, bool strided) {
-  if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
+void check_copy(const KernelBackend& kernels, DType from, DType to, bool strided) {
+  Backend& backend = kernels.get();
   Execution execution;
   ExecutionScope scope(execution);
   const Layout layout = strided ? Layout::Strided : Layout::Dense;
@@ -150,7 +150,7 @@ void check_copy(const CpuIsa& isa, DType from, DType to, bool strided) {
     return out;
   });
   Tensor y = guarded(x.shape(), to, layout), want = Tensor::empty(x.shape(), to, kCpu);
-  cpu_backend(isa.name).copy(y, x);
+  backend.copy(y, x);
   check_guard(y, layout);
   reference_backend().copy(want, x);
   const auto xs = reference::load(x), ys = reference::load(y), ws = reference::load(want);
@@ -162,9 +162,8 @@ void check_copy(const CpuIsa& isa, DType from, DType to, bool strided) {
   }
 }
 
-void check_all_finite(const CpuIsa& isa, DType dtype, int64_t columns) {
-  if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-  Backend& backend = cpu_backend(isa.name);
+void check_all_finite(const KernelBackend& kernels, DType dtype, int64_t columns) {
+  Backend& backend = kernels.get();
   Random random("all_finite");
   for (Layout layout : {Layout::Dense, Layout::Strided}) {  // what surrounds the tensor is NaN
     const Tensor x = random_tensor(random, {3, columns}, dtype, layout, -60000, 60000);
@@ -179,17 +178,19 @@ void check_all_finite(const CpuIsa& isa, DType dtype, int64_t columns) {
 }
 
 const Registration conversions([](Suite& suite) {
-  for (const CpuIsa& isa : cpu_isas()) {
+  for (const KernelBackend& kernels : kernel_backends()) {
     for (DType from : {DType::F32, DType::BF16, DType::F16})
       for (DType to : {DType::F32, DType::BF16, DType::F16})
         for (bool strided : {false, true})
           suite.add(
-              format("copy %s to %s%s isa=%s", dtype_name(from), dtype_name(to), strided ? " strided" : "", isa.name),
-              [=] { check_copy(isa, from, to, strided); });
+              format("copy %s to %s%s isa=%s", dtype_name(from), dtype_name(to), strided ? " strided" : "",
+                     kernels.name.c_str()),
+              [=] { check_copy(kernels, from, to, strided); });
     for (DType dtype : {DType::F32, DType::BF16, DType::F16})
       for (int64_t columns : {1, 7, 16, 33, 70})
-        suite.add(format("all_finite %s columns=%lld isa=%s", dtype_name(dtype), (long long)columns, isa.name),
-                  [=] { check_all_finite(isa, dtype, columns); });
+        suite.add(format("all_finite %s columns=%lld isa=%s", dtype_name(dtype), (long long)columns,
+                         kernels.name.c_str()),
+                  [=] { check_all_finite(kernels, dtype, columns); });
   }
 });
 

@@ -110,9 +110,9 @@ void add_position_bias(Suite& suite, int64_t buckets, int64_t heads, int64_t tok
 // of a few bfloat16 ones are exact in any order.
 void check_halves(const Shape& shape,
                   const std::function<void(Backend&, int64_t first, int64_t items, Tensor& into)>& gradient) {
-  for (const CpuIsa& isa : cpu_isas()) {
-    if (!isa.supported) continue;
-    Backend& b = cpu_backend(isa.name);
+  for (const KernelBackend& kernels : kernel_backends()) {
+    if (!kernels.supported) continue;
+    Backend& b = kernels.get();
     Tensor whole = Tensor::zeros(shape, DType::F32, kCpu), left = Tensor::zeros(shape, DType::F32, kCpu),
            right = Tensor::zeros(shape, DType::F32, kCpu), sum = Tensor::empty(shape, DType::F32, kCpu);
     gradient(b, 0, 8, whole);
@@ -120,7 +120,7 @@ void check_halves(const Shape& shape,
     gradient(b, 4, 4, right);
     b.axpby(sum, 1, left, 1, right);
     const std::string error = different_bits(sum, whole);
-    if (!error.empty()) fail_case("%s: %s", isa.name, error.c_str());
+    if (!error.empty()) fail_case("%s: %s", kernels.name.c_str(), error.c_str());
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <string>
 
+#include "bench/published_config.h"
 #include "core/tensor.h"
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -21,11 +22,5 @@ double relative_error(const Tensor& got, const Tensor& want);
 std::string not_close(const Tensor& got, const Tensor& want, double tolerance);
 /// Fails the case when not_close has something to say about `what`.
 void check_close(const std::string& what, const Tensor& got, const Tensor& want, double tolerance);
-
-/// diffusers' unet/config.json of the test networks as the normalised JSON that UNetConfig::from_json reads. Fields
-/// that are absent have diffusers' defaults.
-std::string normalised_unet_config(const Json& diffusers);
-/// The same for transformers' text_encoder/config.json.
-std::string normalised_t5_config(const Json& transformers);
 
 }  // namespace df::test

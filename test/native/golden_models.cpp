@@ -4,6 +4,7 @@
 
 #include "core/random.h"
 #include "ops/ops.h"
+#include "tensors.h"
 
 namespace df::test {
 namespace {
@@ -73,10 +74,11 @@ Tensor int32_of(const Tensor& ids) {
 }
 
 Tensor run_golden_unet(const UNet& unet, const SafetensorsFile& io, const Tap& tap) {
-  const Tensor x = ops::nchw_to_nhwc(io.tensor("sample"), DType::F32);
+  const auto here = [&](const Tensor& t) { return on(t, unet.device()); };
+  const Tensor x = ops::nchw_to_nhwc(here(io.tensor("sample")), DType::F32);
   const Tensor labels = io.contains("class_labels.i64") ? float_vector(io.tensor("class_labels.i64")) : Tensor();
-  const Conditioning cond = unet.prepare(io.tensor("encoder_hidden_states"));
-  return unet.forward(x, float_vector(io.tensor("timestep.i64")), cond, labels, tap);
+  const Conditioning cond = unet.prepare(here(io.tensor("encoder_hidden_states")));
+  return unet.forward(x, here(float_vector(io.tensor("timestep.i64"))), cond, here(labels), tap);
 }
 
 Tensor run_golden_t5(const T5Encoder& encoder, const SafetensorsFile& io) {
@@ -104,7 +106,8 @@ std::map<std::string, Tensor> golden_unet_gradients(UNet& unet, const Safetensor
     RecordScope scope(&tape);
     out = run_golden_unet(unet, io);
   }
-  tape.backward(out, output_gradient(ops::nchw_to_nhwc(io.tensor("loss_weight"), DType::F32), unet.dtype()));
+  const Tensor weight = ops::nchw_to_nhwc(on(io.tensor("loss_weight"), unet.device()), DType::F32);
+  tape.backward(out, output_gradient(weight, unet.dtype()));
   return gradients.in_file_layout();
 }
 
@@ -116,7 +119,7 @@ std::map<std::string, Tensor> golden_t5_gradients(T5Encoder& encoder, const Safe
     RecordScope scope(&tape);
     out = run_golden_t5(encoder, io);
   }
-  tape.backward(out, output_gradient(io.tensor("loss_weight"), encoder.dtype()));
+  tape.backward(out, output_gradient(on(io.tensor("loss_weight"), encoder.device()), encoder.dtype()));
   return gradients.in_file_layout();
 }
 

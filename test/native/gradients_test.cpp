@@ -5,6 +5,7 @@
 
 #include "compare.h"
 #include "core/execution.h"
+#include "device_case.h"
 #include "golden_models.h"
 #include "harness.h"
 #include "ops/backend.h"
@@ -49,8 +50,9 @@ void check_gradients(const Gradients& got, const SafetensorsFile& want, double t
   CHECK(seen == got.size());
 }
 
-Gradients unet_gradients(const GoldenUNet& g, DType dtype, Precision precision, bool checkpointing = false) {
-  UNet unet(golden_unet_config(g.folder), dtype, kCpu, WeightOptions{.precision = precision, .trainable = true});
+Gradients unet_gradients(const GoldenUNet& g, DType dtype, Precision precision, bool checkpointing = false,
+                         Device device = kCpu) {
+  UNet unet(golden_unet_config(g.folder), dtype, device, WeightOptions{.precision = precision, .trainable = true});
   SafetensorsSource source = golden_unet_source(g.folder);
   unet.load(source);
   unet.set_checkpointing(checkpointing);
@@ -64,8 +66,8 @@ Gradients wide_gradients(DType dtype, Precision precision) {
   return golden_unet_gradients(unet, *golden("wide_io"));
 }
 
-Gradients t5_gradients(DType dtype, bool checkpointing) {
-  T5Encoder encoder(golden_t5_config(), dtype, kCpu, WeightOptions{.trainable = true});
+Gradients t5_gradients(DType dtype, bool checkpointing, Device device = kCpu) {
+  T5Encoder encoder(golden_t5_config(), dtype, device, WeightOptions{.trainable = true});
   SafetensorsSource source = golden_t5_source();
   encoder.load(source);
   encoder.set_checkpointing(checkpointing);
@@ -107,7 +109,7 @@ std::vector<Network> networks() {
   std::vector<Network> all;
   for (const GoldenUNet& g : kGoldenUNets)
     all.push_back({g.name, [g](DType dtype, bool checkpointing) { return unet_gradients(g, dtype, Precision::Default, checkpointing); }});
-  all.push_back({"t5_tiny", t5_gradients});
+  all.push_back({"t5_tiny", [](DType dtype, bool checkpointing) { return t5_gradients(dtype, checkpointing); }});
   return all;
 }
 
@@ -156,6 +158,21 @@ const Registration bf16([](Suite& suite) {
       });
   suite.add("t5_tiny gradients bf16",
             [] { check_bf16("t5_tiny", t5_gradients(DType::BF16, false), t5_gradients(DType::F32, false), kBfloat16); });
+});
+
+const Registration devices([](Suite& suite) {
+  for (const GoldenUNet& g : kGoldenUNets) {
+    add_device_case(suite, format("%s gradients on a device f32", g.name), [g] {
+      const auto want = golden(std::string(g.name) + "_grads");
+      check_gradients(unet_gradients(g, DType::F32, Precision::Exact, true, kCuda), *want, kTolerance, kFloor * largest(*want));
+    });
+    add_device_case(suite, format("%s gradients on a device bf16", g.name), [g] {
+      check_bf16(g.name, unet_gradients(g, DType::BF16, Precision::Exact, false, kCuda),
+                 unet_gradients(g, DType::F32, Precision::Exact), kBfloat16);
+    });
+  }
+  add_device_case(suite, "t5_tiny gradients on a device f32",
+                  [] { check_gradients(t5_gradients(DType::F32, false, kCuda), *golden("t5_tiny_grads"), kTolerance, 0); });
 });
 
 }  // namespace

@@ -56,16 +56,15 @@ const Registration quantisation([](Suite& suite) {
 
 // Packing on every instruction set: the bits of the oracle, with its bytes.
 const Registration packing([](Suite& suite) {
-  for (const CpuIsa& isa : cpu_isas())
+  for (const KernelBackend& kernels : kernel_backends())
     for (DType from : {DType::F32, DType::BF16, DType::F16})
       for (DType to : {DType::F32, DType::BF16})
         for (const Shape& shape : {Shape{1, 1}, Shape{17, 33}, Shape{64, 64}, Shape{130, 70}, Shape{3, 255}})
           suite.add(
               format("pack_int8 %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to),
-                     isa.name),
+                     kernels.name.c_str()),
               [=] {
-                if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-                Backend& backend = cpu_backend(isa.name);
+                Backend& backend = kernels.get();
                 Random random(shape.str());
                 const Tensor plain = random_tensor(random, shape, from, Layout::Dense);
                 const Weight w = backend.pack_int8(plain, to), want = reference_backend().pack_int8(plain, to);
@@ -147,6 +146,7 @@ void add_linear(Suite& suite, int64_t rows, int64_t in, int64_t out, const Int8C
     OpCall call;
     call.shape = {rows, out};
     call.dtype = c.dtype;
+    call.product = c.dtype == DType::BF16;
     call.run = [=](Backend& backend, Tensor& y) { backend.linear(y, x, backend.pack_int8(w, c.dtype), e); };
     call.op = [=](Device device) {
       return ops::linear(on(x, device), ops::pack_int8(on(w, device), c.dtype),

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "device_case.h"
 #include "golden_models.h"
 #include "harness.h"
 #include "nn/denoise.h"
@@ -140,18 +141,37 @@ const Registration unets([](Suite& suite) {
   });
 });
 
-const Registration t5([](Suite& suite) {
+// The same results, weights loaded and inputs and outputs copied on the way.
+const Registration devices([](Suite& suite) {
   for (const DType dtype : {DType::F32, DType::BF16})
-    suite.add(format("t5_tiny %s", dtype_name(dtype)), [dtype] {
-      T5Encoder encoder(golden_t5_config(), dtype, kCpu);
-      SafetensorsSource source = golden_t5_source();
-      encoder.load(source);
-      const auto io = golden("t5_tiny_io");
-      const Tensor out = run_golden_t5(encoder, *io);
-      const double torch_error = golden_json("bf16_error.json").find("t5_tiny")->number();
-      check_close("last_hidden_state", out, io->tensor("last_hidden_state"),
-                  dtype == DType::F32 ? kTolerance : kBfloat16 * torch_error);
-    });
+    for (const GoldenUNet& g : kGoldenUNets)
+      add_device_case(suite, format("%s on a device %s", g.name, dtype_name(dtype)), [=] {
+        UNet unet(golden_unet_config(g.folder), dtype, kCuda);
+        SafetensorsSource source = golden_unet_source(g.folder);
+        unet.load(source);
+        const auto io = golden(std::string(g.name) + "_io");
+        const double torch_error = golden_json("bf16_error.json").find(g.name)->number();
+        check_close("out", ops::nhwc_to_nchw(run_golden_unet(unet, *io)), io->tensor("out"),
+                    dtype == DType::F32 ? kTolerance : kBfloat16 * torch_error);
+      });
+});
+
+void check_t5(DType dtype, Device device) {
+  T5Encoder encoder(golden_t5_config(), dtype, device);
+  SafetensorsSource source = golden_t5_source();
+  encoder.load(source);
+  const auto io = golden("t5_tiny_io");
+  const Tensor out = run_golden_t5(encoder, *io);
+  const double torch_error = golden_json("bf16_error.json").find("t5_tiny")->number();
+  check_close("last_hidden_state", out, io->tensor("last_hidden_state"),
+              dtype == DType::F32 ? kTolerance : kBfloat16 * torch_error);
+}
+
+const Registration t5([](Suite& suite) {
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    suite.add(format("t5_tiny %s", dtype_name(dtype)), [dtype] { check_t5(dtype, kCpu); });
+    add_device_case(suite, format("t5_tiny on a device %s", dtype_name(dtype)), [dtype] { check_t5(dtype, kCuda); });
+  }
 });
 
 }  // namespace

@@ -83,7 +83,7 @@ std::string describe(const GroupNormCase& c) {
   return format("group_norm_backward n=%lld h=%lld w=%lld groups=%d size=%lld %s%s%s%s%s%s%s", (long long)c.items,
                 (long long)c.height, (long long)c.width, c.groups, (long long)c.group_size, dtype_name(c.dtype),
                 activation_name(c.activation), c.scale_shift ? " scale_shift" : "",
-                c.layout == Layout::Strided ? " strided" : "", c.mean != 0 ? " far" : "", poisons[int(c.poison)],
+                layout_name(c.layout), c.mean != 0 ? " far" : "", poisons[int(c.poison)],
                 c.rank == 3 ? " tokens" : "");
 }
 
@@ -171,6 +171,7 @@ void add_group_norm(Suite& suite, const GroupNormCase& c) {
     values.shift = exact(p.shift);
     BackwardCall call;
     call.dtype = c.dtype;
+    call.vectors = c.dtype == DType::BF16;
     call.results = {{"dx", shape}, {"dgamma", {channels}, true}, {"dbeta", {channels}, true}};
     if (c.scale_shift) {
       call.results.push_back({"dscale", {c.items, channels}});
@@ -233,7 +234,7 @@ std::vector<std::vector<double>> row_norm_errors(const Tensor& dy, const Tensor&
 void add_row_norm(Suite& suite, const RowNormCase& c) {
   const std::string name =
       format("%s %s %s%s%s%s", c.rms ? "rms_norm_backward" : "layer_norm_backward", c.shape.str().c_str(),
-             dtype_name(c.dtype), c.layout == Layout::Strided ? " strided" : "", c.mean != 0 ? " far" : "",
+             dtype_name(c.dtype), layout_name(c.layout), c.mean != 0 ? " far" : "",
              c.poisoned ? " nan" : "");
   std::vector<std::string> names = {"dx", "dgamma"};
   if (!c.rms) names.push_back("dbeta");
@@ -282,6 +283,7 @@ const Registration group_norms([](Suite& suite) {
     add_group_norm(suite, {dtype, 3, 3, 3, 6, 32, Layout::Dense, false, Activation::Silu, 0, Poison::X});
     add_group_norm(suite, {dtype, 3, 3, 3, 6, 32, Layout::Dense, true, Activation::Gelu, 0, Poison::X});
     add_group_norm(suite, {dtype, 3, 3, 3, 6, 32, Layout::Dense, true, Activation::Gelu, 0, Poison::Dy});
+    add_group_norm(suite, {dtype, 3, 9, 11, 10, 32, Layout::Aligned, true, Activation::Gelu, 10});
     add_group_norm(suite, {dtype, 1, 90, 90, 2, 4, Layout::Dense, false, Activation::Gelu});  // the most slabs
   }
   for (int64_t items : {4, 8})

@@ -53,7 +53,7 @@ void add_group_norm(Suite& suite, const GroupNormCase& c) {
   const std::string name = format(
       "group_norm n=%lld h=%lld w=%lld groups=%d size=%lld %s%s%s%s%s%s%s%s", (long long)c.items, (long long)c.height,
       (long long)c.width, c.groups, (long long)c.group_size, dtype_name(c.dtype), activation_name(c.activation),
-      c.scale_shift ? " scale_shift" : "", c.layout == Layout::Strided ? " strided" : "", c.mean != 0 ? " far" : "",
+      c.scale_shift ? " scale_shift" : "", layout_name(c.layout), c.mean != 0 ? " far" : "",
       c.poisoned ? " nan" : "", c.rank == 3 ? " tokens" : "", c.range < 1 ? " small" : "");
   add_op_case(suite, name, [=](Random& random) {
     const int64_t channels = c.groups * c.group_size, pixels = c.height * c.width;
@@ -72,6 +72,7 @@ void add_group_norm(Suite& suite, const GroupNormCase& c) {
     OpCall call;
     call.shape = shape;
     call.dtype = c.dtype;
+    call.product = call.vectors = c.dtype == DType::BF16;
     call.run = [=](Backend& b, Tensor& y) { b.group_norm(y, x, p); };
     call.op = [=](Device d) {
       GroupNormParams moved = p;
@@ -191,6 +192,7 @@ const Registration norms([](Suite& suite) {
     add_group_norm(suite, {dtype, 3, 3, 3, 6, 32, Layout::Dense, false, Activation::Silu, 0, true});
     add_group_norm(suite, {dtype, 3, 3, 3, 6, 32, Layout::Dense, true, Activation::Gelu, 0, true});
     add_group_norm(suite, {dtype, 2, 3, 3, 6, 32, Layout::Dense, false, Activation::None, 0, false, 4, 4e-3});
+    add_group_norm(suite, {dtype, 2, 9, 11, 10, 32, Layout::Aligned, true, Activation::Gelu, 10});
     add_group_norm(suite, {dtype, 1, 130, 128, 4});  // the most slabs of pixels
     for (bool rms : {false, true}) {
       for (int64_t channels : {1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 129, 768, 4096}) {

@@ -5,6 +5,10 @@
 #include "core/execution.h"
 #include "cpu/reference/reference_backend.h"
 #include "cpu/reference/values.h"
+#include "cuda/emulation/backend.h"
+#include "cuda/emulation/runtime.h"
+#include "device_case.h"
+#include "mirror_backend.h"
 
 namespace df::test {
 namespace {
@@ -60,6 +64,49 @@ void check_backend(const CpuIsa& isa, const Prepared& p) {
   if (!error.empty()) fail_case("contiguous result: %s", error.c_str());
 }
 
+// Threads and blocks in other orders, copies in flight as late or as early as allowed, other values in memory that was
+// never written: the bits must be the same. `strided`: the layout of results that are views.
+void check_emulated_cuda(Backend& backend, const Prepared& p, Layout strided) {
+  struct Schedule {
+    const char* name;
+    emu::Order order;
+    emu::Async async;
+    uint8_t poison;
+  };
+  constexpr Schedule schedules[] = {{"ascending, lazy", emu::Order::Ascending, emu::Async::Lazy, 0xff},
+                                    {"random, eager", emu::Order::Random, emu::Async::Eager, 0x3c},
+                                    {"descending, random", emu::Order::Descending, emu::Async::Random, 0xff}};
+  Tensor first;
+  for (const Schedule& s : schedules) {
+    emu::Settings& e = emu::settings();
+    e.order = s.order, e.async = s.async, e.poison = s.poison;
+    const Layout layout = p.call.strided && s.order != emu::Order::Descending ? strided : Layout::Dense;
+    // the first schedule on copies of all arguments, as on a device
+    MirrorBackend mirror(backend, {DeviceType::Cpu, 1});
+    const Tensor y = run_on(first.defined() ? backend : mirror, p.call, layout, 1);
+    std::string error = mismatch(y, p.want);
+    if (!error.empty()) fail_case("%s: %s: %s", backend.name(), s.name, error.c_str());
+    if (!first.defined()) first = y;
+    // a dense result may take another path than an unaligned one, with another order of sums
+    if (layout == strided || p.call.vectors || !p.call.strided) error = different_bits(first, y);
+    if (!error.empty()) fail_case("%s: %s and %s: %s", backend.name(), schedules[0].name, s.name, error.c_str());
+  }
+}
+
+void check_cuda(const Prepared& p) {
+  need_device(0);
+  MirrorBackend mirror(backend_for(kCuda), kCuda);
+  for (const Layout layout : {Layout::Strided, Layout::Dense}) {
+    if (layout == Layout::Strided && !p.call.strided) continue;
+    const char* name = layout == Layout::Strided ? "strided" : "dense";
+    const Tensor y = run_on(mirror, p.call, layout, 1);
+    std::string error = mismatch(y, p.want);
+    if (!error.empty()) fail_case("%s: %s", name, error.c_str());
+    error = different_bits(y, run_on(mirror, p.call, layout, 1));
+    if (!error.empty()) fail_case("%s, twice: %s", name, error.c_str());
+  }
+}
+
 void check_ops(const Prepared& p) {
   if (!p.call.op) {
     Tensor y = Tensor::empty(p.call.shape, p.call.dtype, kMeta);
@@ -85,7 +132,29 @@ void check_ops(const Prepared& p) {
 void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make) {
   for (const CpuIsa& isa : cpu_isas())
     suite.add(name + " isa=" + isa.name, [=] { check_backend(isa, prepare(name, make)); });
+  suite.add(name + " isa=cuda-emulated", [=] {
+    const Prepared& p = prepare(name, make);
+    check_emulated_cuda(emulated_cuda_backend(), p, Layout::Strided);
+    if (!p.call.product) return;
+    const Layout strided = p.call.vectors ? Layout::Aligned : Layout::Strided;
+    check_emulated_cuda(emulated_cuda_mma_backend(), p, strided);
+    check_emulated_cuda(emulated_cuda_wgmma_backend(), p, strided);
+  });
+  suite.add(name + " isa=cuda:0", [=] { check_cuda(prepare(name, make)); });
   suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
+}
+
+std::vector<KernelBackend> kernel_backends() {
+  std::vector<KernelBackend> all;
+  for (const CpuIsa& isa : cpu_isas()) all.push_back({isa.name, isa.supported ? &cpu_backend(isa.name) : nullptr});
+  all.push_back({"cuda-emulated", &emulated_cuda_backend()});
+  all.push_back({"cuda-emulated-mma", &emulated_cuda_mma_backend()});
+  return all;
+}
+
+Backend& KernelBackend::get() const {
+  if (!supported) not_run("this machine or build lacks " + name);
+  return *supported;
 }
 
 double accumulation_error(int64_t terms) { return kFloat * (4 + std::sqrt(double(terms))); }

@@ -23,12 +23,25 @@ struct OpCall {
   std::function<Expected()> expected;
   /// Results may be views (false where the contract has contiguous ones only).
   bool strided = true;
+  /// A product or its gradient: the emulated CUDA cases also run with mma.sync and wgmma.
+  bool product = false;
+  /// Those kernels need rows of 16-byte vectors: results that are views have such rows.
+  bool vectors = false;
   /// What y holds before the call, rounded to its dtype, when the call adds to it; undefined: NaN.
   Tensor initial = {};
 };
 
 /// Adds the cases "NAME isa=…" and "NAME ops". `make` builds the inputs when the first of them runs.
 void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make);
+
+/// What tests of kernels that are no op cases run on: every instruction set, and the emulated CUDA kernels.
+struct KernelBackend {
+  std::string name;
+  Backend* supported;  ///< null where this machine or build lacks it
+  /// Ends the case as not run where it is not supported.
+  Backend& get() const;
+};
+std::vector<KernelBackend> kernel_backends();
 
 /// Sums of `terms` float32 products: sqrt(terms) roundings that partly cancel (Higham 2002, section 2.8, rule of
 /// thumb), and a few for the epilogue; in units of sum|a||b|.

@@ -205,16 +205,15 @@ const Registration replicas([](Suite& suite) {
 
 // The weight of the input gradient is the packed transpose, bit for bit.
 const Registration packing([](Suite& suite) {
-  for (const CpuIsa& isa : cpu_isas())
+  for (const KernelBackend& kernels : kernel_backends())
     for (DType from : {DType::F32, DType::BF16, DType::F16})
       for (DType to : {DType::F32, DType::BF16})
         for (const Shape& shape :
              {Shape{1, 1}, Shape{17, 33}, Shape{64, 64}, Shape{130, 70}, Shape{70, 131}, Shape{6, 3, 3, 5},
               Shape{20, 1, 1, 9}, Shape{65, 3, 3, 34}, Shape{34, 3, 3, 81}, Shape{3, 7, 7, 2}, Shape{5, 2, 3, 4}})
           suite.add(format("pack_transposed %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from),
-                           dtype_name(to), isa.name), [=] {
-            if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-            Backend& backend = cpu_backend(isa.name);
+                           dtype_name(to), kernels.name.c_str()), [=] {
+            Backend& backend = kernels.get();
             Random random(shape.str());
             const Tensor plain = random_tensor(random, shape, from, Layout::Dense);
             const int64_t out = shape[0], in = shape[-1], taps = shape.numel() / (out * in);

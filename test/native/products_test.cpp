@@ -92,16 +92,15 @@ const Registration products([](Suite& suite) {
 
 // Packing keeps every bit of a weight that already has the dtype, and rounds once otherwise.
 const Registration packing([](Suite& suite) {
-  for (const CpuIsa& isa : cpu_isas())
+  for (const KernelBackend& kernels : kernel_backends())
     for (DType from : {DType::F32, DType::BF16, DType::F16})
       for (DType to : {DType::F32, DType::BF16})
         for (const Shape& shape : {Shape{1, 1}, Shape{17, 33}, Shape{64, 64}, Shape{130, 70}, Shape{6, 3, 3, 5},
                                    Shape{20, 1, 1, 9}, Shape{65, 3, 3, 34}, Shape{3, 7, 7, 2}})
           suite.add(
-              format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to), isa.name),
+              format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to), kernels.name.c_str()),
               [=] {
-                if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-                Backend& backend = cpu_backend(isa.name);
+                Backend& backend = kernels.get();
                 Random random(shape.str());
                 const Tensor plain = random_tensor(random, shape, from, Layout::Dense);
                 const Weight w = backend.pack(plain, to);

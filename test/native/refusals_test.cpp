@@ -145,7 +145,7 @@ const Registration refusals([](Suite& suite) {
     refuse("all_finite: x must be f32 or bf16 or f16, got u8", [] { ops::all_finite(zeros({2}, DType::U8)); });
     refuse("to_device: x must be on a device with data, got meta:0",
            [] { ops::to_device(zeros({2, 3}, kF32, kMeta), kCpu); });
-    expect_error(ErrorCode::NotBuilt, "cuda:0", [=] { ops::to_device(x, {DeviceType::Cuda, 0}); });
+    expect_error(ErrorCode::NotBuilt, "cuda:63 cannot be used: ", [=] { ops::to_device(x, {DeviceType::Cuda, 63}); });
   });
   suite.add("refusals resample", [] {
     refuse("resample: height and width must be even, got (1, 4, 5, 2)",
@@ -246,7 +246,7 @@ const Registration refusals([](Suite& suite) {
     stopped([=] { ops::conv2d(x, w, {1, 0}); });
   });
   suite.add("refusals of devices and instruction sets that are not there", [] {
-    expect_error(ErrorCode::NotBuilt, "cuda:0: built without CUDA kernels", [] { backend_for({DeviceType::Cuda, 0}); });
+    expect_error(ErrorCode::NotBuilt, "cuda:63 cannot be used: ", [] { backend_for({DeviceType::Cuda, 63}); });
     refuse("sse9", [] { cpu_backend("sse9"); });
     for (const CpuIsa& isa : cpu_isas())
       if (!isa.supported) expect_error(ErrorCode::NotBuilt, isa.name, [=] { cpu_backend(isa.name); });

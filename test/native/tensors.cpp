@@ -13,7 +13,11 @@
 namespace df::test {
 namespace {
 
-constexpr int64_t kOffset = 3, kPad = 7;
+// Elements before a row and in all that are not its own.
+struct Margin {
+  int64_t before, total;
+};
+Margin margin(Layout layout) { return layout == Layout::Aligned ? Margin{8, 24} : Margin{3, 7}; }
 constexpr unsigned char kGuard = 0xff;  // NaN in every floating dtype
 
 // Memory whose last byte lies before an inaccessible page.
@@ -42,13 +46,18 @@ uint64_t Random::bits() {
 
 double Random::uniform(double low, double high) { return low + (high - low) * double(bits() >> 11) * 0x1p-53; }
 
+const char* layout_name(Layout layout) {
+  return layout == Layout::Dense ? "" : layout == Layout::Strided ? " strided" : " aligned";
+}
+
 Tensor guarded(const Shape& shape, DType dtype, Layout layout) {
   const size_t size = dtype_size(dtype);
   if (layout == Layout::Dense) return Tensor::from_storage(page_end(size_t(shape.numel()) * size), 0, shape, dtype);
-  const int64_t stride = shape[-1] + kPad;
+  const Margin m = margin(layout);
+  const int64_t stride = shape[-1] + m.total;
   const Shape wide{shape.rows() + 1, stride};
   Tensor all = Tensor::from_storage(page_end(size_t(wide.numel()) * size), 0, wide, dtype);
-  return all.slice_first(0, shape.rows()).slice_last(kOffset, shape[-1]).reshape(shape);
+  return all.slice_first(0, shape.rows()).slice_last(m.before, shape[-1]).reshape(shape);
 }
 
 void check_guard(const Tensor& t, Layout layout) {
@@ -60,14 +69,15 @@ void check_guard(const Tensor& t, Layout layout) {
         fail_case("%zu bytes before the output were written", i);
     return;
   }
-  const unsigned char* first = static_cast<unsigned char*>(t.raw()) - size_t(kOffset) * size;
-  const size_t stride = size_t(t.row_stride()) * size, row = size_t(t.dim(-1)) * size, offset = size_t(kOffset) * size;
+  const size_t before = size_t(margin(layout).before);
+  const unsigned char* first = static_cast<unsigned char*>(t.raw()) - before * size;
+  const size_t stride = size_t(t.row_stride()) * size, row = size_t(t.dim(-1)) * size, offset = before * size;
   for (int64_t r = 0; r <= t.rows(); r++)
     for (size_t i = 0; i < stride; i++) {
       const bool inside = r < t.rows() && i >= offset && i < offset + row;
       if (!inside && first[size_t(r) * stride + i] != kGuard)
         fail_case("row %lld of the output: element %lld outside of it was written", static_cast<long long>(r),
-                  static_cast<long long>(i / size) - static_cast<long long>(kOffset));
+                  static_cast<long long>(i / size) - static_cast<long long>(before));
     }
 }
 
@@ -83,6 +93,14 @@ void fill(const Tensor& t, const std::function<double(int64_t)>& f) {
 Tensor random_tensor(Random& random, const Shape& shape, DType dtype, Layout layout, double low, double high) {
   Tensor t = guarded(shape, dtype, layout);
   fill(t, [&](int64_t) { return random.uniform(low, high); });
+  return t;
+}
+
+Tensor normal_tensor(Random& random, const Shape& shape, DType dtype) {  // Box & Muller 1958
+  Tensor t = Tensor::empty(shape, dtype, kCpu);
+  fill(t, [&](int64_t) {
+    return std::sqrt(-2 * std::log(1 - random.uniform(0, 1))) * std::cos(2 * M_PI * random.uniform(0, 1));
+  });
   return t;
 }
 

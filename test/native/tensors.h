@@ -23,9 +23,12 @@ class Random {
 enum class Layout {
   Dense,    ///< ends where an inaccessible page begins
   Strided,  ///< rows C + 7 apart, the first at an odd offset: nothing is aligned
+  Aligned,  ///< rows C + 24 apart, the first after 8: rows of 16-byte vectors if C is a multiple of 8
 };
 
-/// The other one: for a second input whose strides should differ.
+/// "", " strided" or " aligned": the end of a case's name.
+const char* layout_name(Layout layout);
+/// Another one: for a second input whose strides should differ.
 inline Layout other(Layout layout) { return layout == Layout::Dense ? Layout::Strided : Layout::Dense; }
 
 /// A tensor whose surroundings (between and around the rows) hold NaN, so that what reads them shows it.
@@ -37,6 +40,8 @@ void check_guard(const Tensor& t, Layout layout);
 void fill(const Tensor& t, const std::function<double(int64_t)>& f);
 /// guarded + uniform in [low, high).
 Tensor random_tensor(Random& random, const Shape& shape, DType dtype, Layout layout, double low = -1, double high = 1);
+/// Dense, standard normal.
+Tensor normal_tensor(Random& random, const Shape& shape, DType dtype);
 /// Puts NaN, +inf and -inf into three elements (first, middle, last).
 void poison(const Tensor& t);
 

@@ -11,6 +11,7 @@
 #include "compare.h"
 #include "core/execution.h"
 #include "core/philox.h"
+#include "device_case.h"
 #include "golden_models.h"
 #include "harness.h"
 #include "ops/backend.h"
@@ -79,7 +80,8 @@ MicroBatch stage_two_batch(int64_t first, int64_t items, int64_t of, bool with_t
 
 std::vector<Tensor> states(Trainer& trainer, std::vector<Tensor> TrainedModel::*state) {
   std::vector<Tensor> all;
-  for (const TrainedModel* m : trainer.models()) all.insert(all.end(), (m->*state).begin(), (m->*state).end());
+  for (const TrainedModel* m : trainer.models())
+    for (const Tensor& t : m->*state) all.push_back(on(t, kCpu));
   return all;
 }
 
@@ -100,20 +102,20 @@ bool all_zero(const std::vector<Tensor>& state) {
 
 // ---- three AdamW steps of torch
 
-void check_adamw(bool exact, bool checkpointing) {
+void check_adamw(bool exact, bool checkpointing, Device device = kCpu) {
   TrainerOptions options{.dtype = DType::F32, .precision = exact ? Precision::Exact : Precision::Default, .checkpointing = checkpointing, .ema = false};
-  Trainer trainer = loaded_trainer("training/unet", false, options);
+  Trainer trainer = loaded_trainer("training/unet", false, options, device);
   const auto io = golden("training/adamw_io");
   const Tensor cumulative = golden("schedulers/tables")->tensor("alphas_cumprod");
   const Json expected = golden_json("training/adamw.json");
   for (int i = 0; i < 3; i++) {
     const auto nhwc = [&](const char* name) {
-      return ops::nchw_to_nhwc(io->tensor(name + std::to_string(i)), DType::F32);
+      return ops::nchw_to_nhwc(on(io->tensor(name + std::to_string(i)), device), DType::F32);
     };
     MicroBatch b;
     b.images = nhwc("x");
-    b.text = io->tensor("text" + std::to_string(i));
-    NoisedImages images{.noise = nhwc("noise"), .xt = Tensor::empty(b.images.shape(), DType::F32, kCpu), .low_res = {}};
+    b.text = on(io->tensor("text" + std::to_string(i)), device);
+    NoisedImages images{.noise = nhwc("noise"), .xt = Tensor::empty(b.images.shape(), DType::F32, device), .low_res = {}};
     const Tensor t = io->tensor("timestep" + std::to_string(i) + ".i64");
     std::vector<float> image_scale, noise_scale;
     for (int64_t n = 0; n < 2; n++) {
@@ -124,9 +126,9 @@ void check_adamw(bool exact, bool checkpointing) {
       s.timestep = float(t.data<int64_t>()[n]);
       b.samples.push_back(s);
     }
-    backend_for(kCpu).blend(images.xt, image_scale, b.images, noise_scale, images.noise);
+    backend_for(device).blend(images.xt, image_scale, b.images, noise_scale, images.noise);
     b.gradient_scale = 0.5f;
-    const Tensor terms = trainer.accumulate(b, images);
+    const Tensor terms = on(trainer.accumulate(b, images), kCpu);
     const double loss = (double(terms.data<float>()[0]) + terms.data<float>()[2]) / 2;
     const double want_loss = expected.items()[size_t(i)].find("loss")->number();
     const OptimizerResult r = trainer.step({.step = i + 1, .lr = 1e-3, .clip_norm = 1});
@@ -155,23 +157,28 @@ const Registration adamw([](Suite& suite) {
   suite.add("trainer golden AdamW exact", [] { check_adamw(true, false); });
   suite.add("trainer golden AdamW default", [] { check_adamw(false, false); });
   suite.add("trainer golden AdamW checkpointing", [] { check_adamw(false, true); });
+  add_device_case(suite, "trainer golden AdamW on a device", [] { check_adamw(true, false, kCuda); });
 });
 
 // ---- the same bits however the batch is cut
 
-void check_replicas(DType dtype, bool checkpointing, int replicas) {
+MicroBatch on_device(MicroBatch b, Device device) {
+  for (Tensor* t : {&b.images, &b.low_res, &b.text}) *t = on(*t, device);
+  return b;
+}
+
+void check_replicas(DType dtype, bool checkpointing, int replicas, DeviceType type = DeviceType::Cpu) {
   const TrainerOptions options{.dtype = dtype, .precision = Precision::Default, .checkpointing = checkpointing, .ema = true};
   const int64_t items = 2 * replicas;
-  Trainer one = loaded_trainer("tiny-if-II/unet", true, options);
-  const Tensor terms = one.accumulate(stage_two_batch(0, items, items, true));
+  Trainer one = loaded_trainer("tiny-if-II/unet", true, options, {type, 0});
+  const Tensor terms = on(one.accumulate(on_device(stage_two_batch(0, items, items, true), {type, 0})), kCpu);
   std::vector<Trainer> parts;
   std::vector<Trainer*> pointers;
   for (int i = 0; i < replicas; i++)
-    parts.push_back(loaded_trainer("tiny-if-II/unet", true, options, {DeviceType::Cpu, i}));
+    parts.push_back(loaded_trainer("tiny-if-II/unet", true, options, {type, i}));
   for (int i = 0; i < replicas; i++) {
-    MicroBatch batch = stage_two_batch(2 * i, 2, items, true);
-    for (Tensor* t : {&batch.images, &batch.low_res, &batch.ids, &batch.mask}) *t = on(*t, parts[size_t(i)].device());
-    const Tensor some = parts[size_t(i)].accumulate(batch);
+    const MicroBatch batch = on_device(stage_two_batch(2 * i, 2, items, true), parts[size_t(i)].device());
+    const Tensor some = on(parts[size_t(i)].accumulate(batch), kCpu);
     check_same("terms", {some}, {terms.slice_first(2 * i, 2)});
     pointers.push_back(&parts[size_t(i)]);
   }
@@ -193,6 +200,8 @@ const Registration replicas([](Suite& suite) {
     suite.add(format("trainer two replicas of two are one of four, %s", dtype_name(dtype)),
               [dtype] { check_replicas(dtype, dtype == DType::BF16, 2); });
   suite.add("trainer four replicas of two are one of eight", [] { check_replicas(DType::F32, false, 4); });
+  add_device_case(suite, "trainer two replicas on two devices",
+                  [] { check_replicas(DType::BF16, false, 2, DeviceType::Cuda); }, 2);
 
   suite.add("trainer refuses replicas that do not fit", [] {
     Trainer a = loaded_trainer("tiny-if-I/unet", false, {.dtype = DType::F32}),

@@ -45,6 +45,7 @@ OpCall weight_gradient(Random& random, const WeightGradientCase& c, const Shape&
   OpCall call;
   call.shape = dw_shape;
   call.strided = false;
+  call.product = c.dtype == DType::BF16;
   call.initial = random_tensor(random, dw_shape, DType::F32, Layout::Dense, low, 1);
   const Tensor initial = call.initial;
   call.run = [=](Backend& backend, Tensor& dw) { backend.weight_gradient(dw, x, dy, p, c.scale); };
@@ -64,10 +65,9 @@ OpCall weight_gradient(Random& random, const WeightGradientCase& c, const Shape&
 
 void add_replica_cases(Suite& suite, const std::string& name, int64_t items, const Shape& shape,
                        std::function<AddGradient(Random&)> make) {
-  for (const CpuIsa& isa : cpu_isas())
-    suite.add(name + " replicas isa=" + isa.name, [=] {
-      if (!isa.supported) not_run(std::string("this machine or build lacks ") + isa.name);
-      Backend& backend = cpu_backend(isa.name);
+  for (const KernelBackend& kernels : kernel_backends())
+    suite.add(name + " replicas isa=" + kernels.name, [=] {
+      Backend& backend = kernels.get();
       Random random(name);
       const AddGradient add = make(random);
       const auto part = [&](int64_t first, int64_t count) {

@@ -131,29 +131,11 @@ const Registration cases([](Suite& suite) {
 });
 
 // Root mean square of the relative error for normal x and w, each rounding an independent error of variance
-// (eps·value)² / 3 and carried to the result: the values are E[V²] = (B²1)(B²1)ᵀ, E[U²] = (G²1)(G²1)ᵀ per channel; the
-// sum over n channels has partial sums of 1/n … n/n of its variance, hence n/2 roundings of its full size. For F(4×4) the
-// points 0, ±1, ±2, ∞ would give 2.2 times as much.
+// (eps·value)² / 3 and carried to the result; the sum over n channels has partial sums of 1/n … n/n of its variance, hence
+// n/2 roundings of its full size.
 double predicted_error(const Form& form, int64_t channels) {
-  const WinogradMagnitudes m(form);
-  double amplification = 0;  // of one dimension, squared: mean over the outputs, relative to a sum of 3 products
-  for (int k = 0; k < form.tile; k++)
-    for (int i = 0; i < form.window(); i++) {
-      double b = 0, g = 0;
-      for (int j = 0; j < form.window(); j++) b += m.b(i, j) * m.b(i, j);
-      for (int j = 0; j < 3; j++) g += m.g(i, j) * m.g(i, j);
-      amplification += m.a(k, i) * m.a(k, i) * b * g / (3 * form.tile);
-    }
   const double roundings = kFloat * kFloat * (transform_roundings(form) + double(channels) / 2);
-  return amplification * std::sqrt((roundings + (form.rounds ? 2 * kBfloat * kBfloat : 0)) / 3);
-}
-
-Tensor normal_tensor(Random& random, const Shape& shape, DType dtype) {  // Box & Muller 1958
-  Tensor t = Tensor::empty(shape, dtype, kCpu);
-  fill(t, [&](int64_t) {
-    return std::sqrt(-2 * std::log(1 - random.uniform(0, 1))) * std::cos(2 * M_PI * random.uniform(0, 1));
-  });
-  return t;
+  return normal_amplification(form) * std::sqrt((roundings + (form.rounds ? 2 * kBfloat * kBfloat : 0)) / 3);
 }
 
 // The residual is the negated result, rounded to the dtype: what is left is so small that its rounding (in bfloat16, eps²

@@ -77,4 +77,21 @@ inline void sandwich(const Matrix& left, const double* m, double* out) {
     }
 }
 
+/// The rounding errors of what is multiplied and summed, relative to it, grow by this factor on the way to the result, in
+/// root mean square for normal data: E[V²] = (B²1)(B²1)ᵀ, E[U²] = (G²1)(G²1)ᵀ per product, the result being a sum of 3
+/// products per dimension of the convolution (of `tile` products of the weight gradient, which multiplies (A²1)(A²1)ᵀ and
+/// carries errors through G: the same). For F(4×4) the points 0, ±1, ±2, ∞ would give 2.2 times as much.
+inline double normal_amplification(const WinogradTransform& form) {
+  const WinogradMagnitudes m(form);
+  double amplification = 0;  // of one dimension, squared: mean over the outputs
+  for (int k = 0; k < form.tile; k++)
+    for (int i = 0; i < form.window(); i++) {
+      double b = 0, g = 0;
+      for (int j = 0; j < form.window(); j++) b += m.b(i, j) * m.b(i, j);
+      for (int j = 0; j < 3; j++) g += m.g(i, j) * m.g(i, j);
+      amplification += m.a(k, i) * m.a(k, i) * b * g / (3 * form.tile);
+    }
+  return amplification;
+}
+
 }  // namespace df::test

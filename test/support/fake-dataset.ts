@@ -26,7 +26,7 @@ export class FakeDataset implements Dataset {
     for (let i = 0; i < this.length; i++) yield `picture ${i}`;
   }
 
-  async load(index: number, { size, random }: LoadSampleOptions): Promise<Sample | undefined> {
+  async load(index: number, { width, height, random }: LoadSampleOptions): Promise<Sample | undefined> {
     this.visits.push({ index, random: random() });
     this.mostActive = Math.max(this.mostActive, ++this.active);
     await new Promise((resolve) => setTimeout(resolve, this.options.delay?.(index) ?? 0));
@@ -35,7 +35,7 @@ export class FakeDataset implements Dataset {
       if (!this.skipped.some(({ key }) => key === `p${index}`)) this.skipped.push({ key: `p${index}`, reason: 'broken' });
       return undefined;
     }
-    return { key: `p${index}`, image: new Uint8Array(3 * size * size).fill((37 * index) % 256), width: size, height: size, caption: `picture ${index}` };
+    return { key: `p${index}`, image: new Uint8Array(3 * width * height).fill((37 * index) % 256), width, height, caption: `picture ${index}` };
   }
 
   async close(): Promise<void> {

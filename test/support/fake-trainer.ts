@@ -57,7 +57,7 @@ export function installFakeTrainer(options: FakeOptions = {}): { state: FakeStat
       trainers.set(handle, { model: new FakeTrainer(), device });
       return handle;
     },
-    async trainerLoad(_trainer, _files, _t5, onProgress) {
+    async trainerLoad(_trainer, _files, _t5, _seed, onProgress) {
       onProgress?.(1, 1);
     },
     async trainerInitialise(trainer, seed) {

@@ -33,15 +33,18 @@ beforeEach(async () => {
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
 test('gives what encodePrompts gives, the empty caption included, and encodes each caption once', async () => {
-  const store = await PromptStore.open(each('a red apple', 'a lemon', 'a red apple'), encoder, options());
+  const encoded: string[] = [];
+  const onEncoded = (done: number, total: number): void => { encoded.push(`${done}/${total}`); };
+  const store = await PromptStore.open(each('a red apple', 'a lemon', 'a red apple'), encoder, options({ onEncoded }));
+  expect(encoded).toEqual(['1/3', '2/3', '3/3']);
   const [apple, lemon, empty] = await encodePrompts(['a red apple', 'a lemon', ''], encoder, options({ cacheDir: null }));
   expect(await store.embedding('a red apple')).toEqual(apple);
   expect(await store.embedding('a lemon')).toEqual(lemon);
   expect(await store.embedding('')).toEqual(empty);
   expect(readdirSync(dir).length).toBe(3);
   loads = 0;
-  const again = await PromptStore.open(each('a lemon', 'a red apple'), encoder, options());
-  expect(loads).toBe(0);
+  const again = await PromptStore.open(each('a lemon', 'a red apple'), encoder, options({ onEncoded }));
+  expect([loads, encoded.length]).toEqual([0, 3]);
   expect(await again.embedding('a lemon')).toEqual(lemon);
   await expectIFError('NOT_FOUND', () => store.embedding('a pear'), /"a pear"/);
 });

@@ -30,6 +30,8 @@ describe('defaults', () => {
     expect(resolve(changed({ objective: { weighting: { type: 'min_snr' }, timesteps: { type: 'range', end: 0.5 } }, captionDropout: undefined }))).toMatchObject({
       objective: { weighting: { type: 'min_snr', gamma: 5 }, timesteps: { type: 'range', begin: 0.25, end: 0.5, multiplier: 5 } }, captionDropout: 0.1,
     });
+    expect(resolve(changed({ buckets: {}, priorPreservation: undefined }))).toMatchObject({ buckets: { maxRatio: 2 } });
+    expect(resolve(changed({ priorPreservation: { data: { type: 'folder', path: 'class', caption: 'a dog' }, generate: { timesteps: 'smart50' } } }))).toMatchObject({ priorPreservation: { generate: { pictures: 200, timesteps: 'smart50' }, weight: 1 } });
     expect(resolve(changed({ ema: false, validation: false, previews: false }))).toMatchObject({ ema: false, validation: false, previews: false });
   });
 });
@@ -61,6 +63,13 @@ describe('refused, naming key, expected and got', () => {
     ['type of a trained encoder', changed({ model: { folder: 'x', trainTextEncoder: true, textDtype: 'int8' } }), /model\.textDtype: /],
     ['empty range', changed({ objective: { timesteps: { type: 'range', begin: 0.8 } } }), /expected begin < end, got 0\.8 and 0\.75/],
     ['samples of stage I without embeddings', changed({ model: { folder: 'x', trainTextEncoder: true }, lowRes: { stage1: { folder: 'y' } } }), /lowRes\.stage1: reads the embeddings/],
+    ['square pictures in buckets', changed({ buckets: {}, priorPreservation: { data: { type: 'folder', path: 'class', caption: 'a dog' } } }), /buckets: leave it out with priorPreservation/],
+    ['ratio of buckets', changed({ buckets: { maxRatio: 0.5 } }), /buckets\.maxRatio: expected a number from 1 to 16, got 0\.5/],
+    ['class pictures of another source', changed({ priorPreservation: { data: { type: 'webdataset', path: 'a.tar' }, generate: {} } }), /priorPreservation\.generate: needs data of type "folder" with a caption/],
+    ['class pictures without a prompt', changed({ priorPreservation: { data: { type: 'folder', path: 'class' }, generate: {} } }), /priorPreservation\.generate: needs data of type "folder" with a caption/],
+    ['the class in the folder of the subject', changed({ priorPreservation: { data: { type: 'folder', path: 'pictures/class', caption: 'a dog' } } }), /priorPreservation\.data: pictures\/class and the folder of the subject, pictures, hold the same pictures/],
+    ['the subject in the folder of the class', changed({ priorPreservation: { data: { type: 'folder', path: './', caption: 'a dog' } } }), /hold the same pictures/],
+    ['stage I of class pictures without a folder', changed({ priorPreservation: { data: { type: 'folder', path: 'class', caption: 'a dog' }, generate: { stage1: {} } } }), /generate\.stage1\.folder: expected text, got nothing/],
     ['devices', changed({ devices: ['cpu:0', 'cpu:1', 'cpu:0'] }), /devices: expected each once/],
     ['uneven devices', changed({ devices: ['cpu:0', 'cpu:1', 'cpu:2'] }), /batchSize: expected a multiple of the 3 devices, got 4/],
     ['micro-batch', changed({ microBatch: 3 }), /microBatch: expected a divisor of the 4 pictures/],

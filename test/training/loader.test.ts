@@ -85,7 +85,7 @@ test('two sources take turns, with their weights', async () => {
 test('pictures of another size are a bug of the data set', async () => {
   class Wrong extends FakeDataset {
     override load(index: number): ReturnType<FakeDataset['load']> {
-      return super.load(index, { size: 9, random: () => 0 });
+      return super.load(index, { width: 9, height: 9, random: () => 0 });
     }
   }
   const one = new Loader({ sources: [source(new Wrong({ length: 3 }))], size: 8, random, start: 0, capacity: 1 });

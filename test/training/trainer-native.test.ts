@@ -9,7 +9,7 @@ import { expectIFError } from '../support/expect-error.js';
 import { golden, readSafetensors } from '../support/safetensors.js';
 
 const DEVICE = 'cpu:0';
-const OPTIONS: TrainerOptions = { dtype: 'f32', precision: 'default', checkpointing: false, ema: true };
+const OPTIONS: TrainerOptions = { dtype: 'f32', precision: 'default', checkpointing: false, ema: true, lora: null };
 const SIZE = 16;
 const TOKENS = 5;
 const folder = mkdtempSync(path.join(tmpdir(), 'trainer-'));
@@ -22,7 +22,7 @@ const unetFile = (model: string): string => golden(model, 'unet', 'diffusion_pyt
 
 async function stageOne(options: Partial<TrainerOptions> = {}, device = DEVICE): Promise<TrainerHandle> {
   const trainer = await addon.trainerCreate(await unetConfig('tiny-if-I'), null, device, { ...OPTIONS, ...options });
-  await addon.trainerLoad(trainer, [unetFile('tiny-if-I')], null);
+  await addon.trainerLoad(trainer, [unetFile('tiny-if-I')], null, 0n);
   return trainer;
 }
 
@@ -165,7 +165,7 @@ describe('what is refused', () => {
     const trainer = await addon.trainerCreate(config, null, DEVICE, { ...OPTIONS, ema: false });
     const refused = (action: () => unknown, part: RegExp): Promise<void> => expectIFError('INVALID_ARGUMENT', action, part);
     await refused(() => addon.trainerAccumulate(trainer, batch(0, 2)), /no parameters/);
-    await addon.trainerLoad(trainer, [unetFile('tiny-if-I')], null);
+    await addon.trainerLoad(trainer, [unetFile('tiny-if-I')], null, 0n);
     await refused(() => addon.trainerAccumulate(addon.cancelToken() as never, batch(0, 2)), /expected a Trainer handle/);
     await refused(() => addon.trainerAccumulate(trainer, { ...batch(0, 2), images: bytes(3, 0) }), /images: \(2, 16, 16, 3\) needs 1536 bytes, got 3/);
     await refused(() => addon.trainerAccumulate(trainer, { ...batch(0, 2), samples: [] }), /samples: expected an array/);
@@ -177,7 +177,7 @@ describe('what is refused', () => {
     await refused(() => addon.trainerSave(trainer, path.join(folder, 'x'), 'unet_ema', 'f32', []), /no averaged weights/);
     await refused(() => addon.trainerSave(trainer, path.join(folder, 'x'), 't5', 'f32', []), /text encoder is not trained/);
     await refused(() => addon.trainerCreate(config, null, DEVICE, { ...OPTIONS, dtype: 'f16' as never }), /options.dtype: expected f32 or bf16/);
-    await refused(() => addon.trainerLoad(trainer, [unetFile('tiny-if-I')], [golden('tiny-if-I', 'text_encoder', 'model.safetensors')]), /must not be given/);
+    await refused(() => addon.trainerLoad(trainer, [unetFile('tiny-if-I')], [golden('tiny-if-I', 'text_encoder', 'model.safetensors')], 0n), /must not be given/);
     await expectIFError('NOT_FOUND', () => addon.trainerRestore(trainer, path.join(folder, 'missing'), 'unet'));
     await expectIFError('WEIGHTS', () => addon.trainerRestore(trainer, unetFile('tiny-if-I'), 'unet_moments'), /not a file of moments/);
   });
@@ -185,7 +185,7 @@ describe('what is refused', () => {
   test('a plan is larger with moments and smaller with checkpointing', async () => {
     const config = await unetConfig('tiny-if-I');
     const plan = (checkpointing: boolean): Promise<{ weightBytes: number; activationBytes: number; flops: number }> =>
-      addon.planTrainer(config, null, { ...OPTIONS, checkpointing }, 2, 64, 64, 77);
+      addon.planTrainer(config, null, { ...OPTIONS, checkpointing }, 2, 64, 64, 77, 'cpu');
     const [kept, computedAgain] = [await plan(false), await plan(true)];
     const trainer = await addon.trainerCreate(config, null, DEVICE, OPTIONS);
     expect(kept.weightBytes).toBe(addon.trainerInfo(trainer).bytes);

@@ -1,5 +1,5 @@
 // The loop around the model, with the stand-in of fake-trainer: what a step is made of, checkpoints, faults.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { IFError } from '../../lib/errors.js';
@@ -11,6 +11,7 @@ import { expectIFError } from '../support/expect-error.js';
 import { installFakeTrainer, type FakeOptions, type FakeState } from '../support/fake-trainer.js';
 import { plain, temporaryFolder } from '../support/pictures.js';
 import { golden } from '../support/safetensors.js';
+import { tar } from '../support/tar.js';
 
 const PICTURES = 11;
 let data: string;
@@ -114,8 +115,44 @@ describe('a step', () => {
 
   test('prior preservation: every second sample is one of the class, with its weight', async () => {
     const state = fake();
-    await run(await temporaryFolder(), { priorPreservation: { data: { type: 'folder', path: data, caption: 'a colour' }, weight: 0.25 }, validation: false });
+    const others = await temporaryFolder();
+    cpSync(data, others, { recursive: true });
+    await run(await temporaryFolder(), { priorPreservation: { data: { type: 'folder', path: others, caption: 'a colour' }, weight: 0.25 }, validation: false });
     for (const { batch } of state.batches) expect(batch.samples.map(({ weight }) => weight)).toEqual([1, 0.25, 1, 0.25]);
+  });
+
+  test('buckets: the pictures of a step have one shape; resumed, the same ones', async () => {
+    const folder = await temporaryFolder();
+    for (let i = 0; i < 12; i++) await plain(...[[40, 40], [70, 40], [40, 60]][i % 3] as [number, number], [20 * i, 9, 99]).png().toFile(path.join(folder, `${i}.png`));
+    writeFileSync(path.join(folder, 'z.png'), 'broken');
+    const change: Partial<TrainingConfig> = { data: { type: 'folder', path: folder, caption: 'x' }, buckets: {}, microBatch: 2, validation: { pictures: 3, timesteps: 1 } };
+    const state = fake();
+    const out = await temporaryFolder();
+    await run(out, change);
+    const shapes = state.batches.map(({ batch }) => `${batch.width}×${batch.height}`);
+    expect(new Set(shapes)).toEqual(new Set(['32×32', '40×24', '24×40']));
+    for (let i = 0; i < shapes.length; i += 2) expect(shapes[i]).toBe(shapes[i + 1]); // two micro-batches per step
+    for (const { batch } of state.batches) expect(batch.images.length).toBe(2 * 3 * batch.width * batch.height);
+    expect(messages('status')).toMatch(/buckets: 24 × 40: \d, 32 × 32: \d, 40 × 24: \d/);
+    expect(messages('warning')).toMatch(/z\.png is skipped/);
+
+    const other = await temporaryFolder();
+    await interrupted(other, 5, change);
+    await run(other, change, { resume: true });
+    expect(losses(other)).toEqual(losses(out));
+    expect(weights(other, 12)).toEqual(weights(out, 12));
+    await expectIFError('INVALID_ARGUMENT', () => run(other, { ...change, buckets: { maxRatio: 3 } }, { resume: true }), /differs .* in buckets\.maxRatio/);
+    await expectIFError('INVALID_ARGUMENT', async () => run(await temporaryFolder(), { ...change, size: 36 }), /buckets: need a size that is a multiple of 8, got 36/);
+    await expectIFError('INVALID_ARGUMENT', async () => run(await temporaryFolder(), { ...change, data: { type: 'emoji', set: 'noto' } }), /buckets: .*every picture is square/);
+  });
+
+  test('buckets in stage II: the reduced picture has the same shape', async () => {
+    const folder = await temporaryFolder();
+    await plain(70, 40, [1, 2, 3]).png().toFile(path.join(folder, 'a.png'));
+    const state = fake();
+    await run(await temporaryFolder(), { model: { folder: golden('tiny-if-II') }, data: { type: 'folder', path: folder, caption: 'x' }, buckets: {}, validation: false, steps: 1 });
+    expect(state.batches[0]!.batch).toMatchObject({ width: 88, height: 48, lowResWidth: 22, lowResHeight: 12 });
+    expect(state.batches[0]!.batch.lowRes!.length).toBe(4 * 3 * 22 * 12);
   });
 
   test('stage II: the reduced picture, with an independent level per sample', async () => {
@@ -279,6 +316,30 @@ describe('what can go wrong', () => {
     expect(metrics(out).at(-1)).toMatchObject({ step: 12, skipped_pictures: 2 });
     for (let i = 0; i < 6; i++) writeFileSync(path.join(broken, `${i}.png`), 'x');
     await expectIFError('NOT_FOUND', async () => run(await temporaryFolder(), { data: { type: 'folder', path: broken, caption: 'x' }, validation: false }), /none of the 6 pictures can be read; the first: /);
+  });
+
+  test('names in data that lead out of it: skipped and counted, and only the folder of the run is written to', async () => {
+    fake();
+    const room = await temporaryFolder();
+    const png = await plain(32, 32, [9, 8, 7]).png().toBuffer();
+    for (const name of ['pictures', 'shards', 'run', 'cache']) mkdirSync(path.join(room, name));
+    writeFileSync(path.join(room, 'outside.png'), png);
+    writeFileSync(path.join(room, 'pictures', 'a.png'), png);
+    symlinkSync('.', path.join(room, 'pictures', 'circle'));
+    writeFileSync(path.join(room, 'pictures', 'metadata.jsonl'), ['a.png', '../outside.png', '../new.png', path.join(room, 'new.png'), 'circle/../../new.png'].map((file_name) => JSON.stringify({ file_name, text: 'x' })).join('\n'));
+    writeFileSync(path.join(room, 'shards', 'a.tar'), tar(
+      { name: 'a.png', content: png }, { name: 'a.txt', content: 'x' }, { name: '../new.png', content: png }, { name: '../new.txt', content: 'x' }, { name: '/tmp/../new.png', content: png },
+    ));
+    const everything = (): string[] => readdirSync(room, { recursive: true }).map(String).filter((name) => !/^(run|cache)\b/.test(name)).sort();
+    const before = everything();
+    for (const [type, path_, skipped] of [['folder', 'pictures', 5], ['webdataset', 'shards', 3]] as const) {
+      events = [];
+      const out = path.join(room, 'run', type);
+      await run(out, { data: { type, path: path.join(room, path_) }, validation: false, steps: 2 }, { cacheDir: path.join(room, 'cache') });
+      expect(metrics(out).at(-1)).toMatchObject({ step: 2, skipped_pictures: skipped });
+      expect(messages('warning').split('\n').length).toBe(skipped);
+      expect(everything()).toEqual(before);
+    }
   });
 
   test('refused before anything is loaded', async () => {

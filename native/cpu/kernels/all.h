@@ -16,6 +16,7 @@
 #include "cpu/kernels/elementwise_backward.h"
 #include "cpu/kernels/training.h"
 #include "cpu/kernels/products_backward.h"
+#include "cpu/kernels/winograd_backward.h"
 
 constexpr CpuKernels kTable = {
     kPanel,
@@ -48,4 +49,5 @@ constexpr CpuKernels kTable = {
     kElementwiseBackward,
     kTraining,
     kProductsBackward,
+    {winograd_backward_kernels<4>(), winograd_backward_kernels<8>()},
 };

@@ -12,39 +12,54 @@ template <int TILE> DF_INLINE TilePlace place(const WinogradProblem& p, int64_t 
   return {row / p.tiles_y, row % p.tiles_y * TILE, tile % p.tiles_x * TILE};
 }
 
+/// The pixels of a tile's window.
+template <class T, int TILE>
+DF_INLINE void window_pixels(const WinogradProblem& p, int64_t tile, const T* (&pixel)[(TILE + 2) * (TILE + 2)]) {
+  constexpr int window = TILE + 2;
+  const GemmProblem& g = p.conv;
+  const T *x = static_cast<const T*>(g.x), *zeros = static_cast<const T*>(g.zeros);
+  const TilePlace at = place<TILE>(p, tile);
+  for (int i = 0; i < window; i++)
+    for (int j = 0; j < window; j++) {
+      const int64_t iy = at.y - 1 + i, ix = at.x - 1 + j;
+      const bool inside = uint64_t(iy) < uint64_t(g.height) && uint64_t(ix) < uint64_t(g.width);
+      pixel[i * window + j] = inside ? x + ((at.item * g.height + iy) * g.width + ix) * g.x_stride : zeros;
+    }
+}
+
+/// Bᵀ d B of n channels from c on; put(position, values) gets the results.
+template <int TILE, class T, class Put>
+DF_INLINE void transform_window(const T* const (&pixel)[(TILE + 2) * (TILE + 2)], int64_t c, int n, const Put& put) {
+  constexpr int window = TILE + 2;
+  Vec t[window * window], d[window], out[window];
+#pragma GCC unroll 10
+  for (int j = 0; j < window; j++) {
+#pragma GCC unroll 10
+    for (int i = 0; i < window; i++) d[i] = load_some(pixel[i * window + j] + c, n);
+    transform_input<TILE>(d, t + j, window);
+  }
+#pragma GCC unroll 10
+  for (int i = 0; i < window; i++) {
+#pragma GCC unroll 10
+    for (int j = 0; j < window; j++) d[j] = t[i * window + j];
+    transform_input<TILE>(d, out, 1);
+#pragma GCC unroll 10
+    for (int j = 0; j < window; j++) put(i * window + j, out[j]);
+  }
+}
+
 /// The windows of the block's tiles [begin, end), transformed, into `v`.
 template <class T, class M, int TILE>
 void winograd_input(const WinogradProblem* problem, int64_t begin, int64_t end) {
-  constexpr int window = TILE + 2;
   const WinogradProblem& p = *problem;
-  const GemmProblem& g = p.conv;
-  const T *x = static_cast<const T*>(g.x), *zeros = static_cast<const T*>(g.zeros);
   for (int64_t slot = begin; slot < end; slot++) {
-    const TilePlace at = place<TILE>(p, p.first + slot);
-    const T* pixel[window * window];
-    for (int i = 0; i < window; i++)
-      for (int j = 0; j < window; j++) {
-        const int64_t iy = at.y - 1 + i, ix = at.x - 1 + j;
-        const bool inside = uint64_t(iy) < uint64_t(g.height) && uint64_t(ix) < uint64_t(g.width);
-        pixel[i * window + j] = inside ? x + ((at.item * g.height + iy) * g.width + ix) * g.x_stride : zeros;
-      }
+    const T* pixel[(TILE + 2) * (TILE + 2)];
+    window_pixels<T, TILE>(p, p.first + slot, pixel);
     M* v = static_cast<M*>(p.v) + slot * p.v_stride;
     for_vectors(p.channels, [&](int64_t c, int n) DF_LAMBDA_INLINE {
-      Vec t[window * window], d[window], out[window];
-#pragma GCC unroll 10
-      for (int j = 0; j < window; j++) {
-#pragma GCC unroll 10
-        for (int i = 0; i < window; i++) d[i] = load_some(pixel[i * window + j] + c, n);
-        transform_input<TILE>(d, t + j, window);
-      }
-#pragma GCC unroll 10
-      for (int i = 0; i < window; i++) {
-#pragma GCC unroll 10
-        for (int j = 0; j < window; j++) d[j] = t[i * window + j];
-        transform_input<TILE>(d, out, 1);
-#pragma GCC unroll 10
-        for (int j = 0; j < window; j++) store(v + (i * window + j) * p.v_step + c, out[j]);
-      }
+      transform_window<TILE>(pixel, c, n, [&](int position, Vec value) DF_LAMBDA_INLINE {
+        store(v + position * p.v_step + c, value);
+      });
     });
   }
 }

@@ -113,3 +113,39 @@ template <int TILE> DF_INLINE void transform_weight_pair(int pair, Vec g0, Vec g
     second = fma(set1(-c.point[pair - 1]), g1, even);
   }
 }
+
+// The adjoints, for the gradient of the weights (Bᵀ is that of the convolution).
+
+/// A y along one dimension; results `step` apart, in the order of the points.
+template <int TILE> DF_INLINE void transform_output_gradient(const Vec (&y)[TILE], Vec* out, int step) {
+  constexpr int pairs = TILE / 2;
+  constexpr const auto& c = Winograd<TILE>::c;
+  out[0] = set1(c.zero_output) * y[0];
+  out[(TILE + 1) * step] = y[TILE - 1];
+#pragma GCC unroll 4
+  for (int p = 0; p < pairs; p++) {
+    Vec even = set1(c.output[p][0]) * y[0], odd = set1(c.output[p][1]) * y[1];
+#pragma GCC unroll 4
+    for (int k = 2; k < TILE; k += 2) {
+      even = fma(set1(c.output[p][k]), y[k], even);
+      odd = fma(set1(c.output[p][k + 1]), y[k + 1], odd);
+    }
+    out[(2 * p + 1) * step] = even + odd;
+    out[(2 * p + 2) * step] = even - odd;
+  }
+}
+
+/// Gᵀ u along one dimension.
+template <int TILE> DF_INLINE void transform_weight_gradient(const Vec (&u)[TILE + 2], Vec (&g)[kTaps]) {
+  constexpr int pairs = TILE / 2;
+  constexpr const auto& c = Winograd<TILE>::c;
+  g[0] = u[0];
+  g[2] = u[TILE + 1];
+#pragma GCC unroll 4
+  for (int p = 0; p < pairs; p++) {
+    const Vec even = u[2 * p + 1] + u[2 * p + 2], odd = u[2 * p + 1] - u[2 * p + 2];
+    g[0] = g[0] + even;
+    g[1] = p ? fma(set1(c.point[p]), odd, g[1]) : set1(c.point[p]) * odd;
+    g[2] = fma(set1(c.square[p]), even, g[2]);
+  }
+}

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can tell, in one command and within nine minutes:
+#     bench/gpu.sh [RESULTS.json]
+# builds for the GPU of this machine, runs every op case and the golden networks on it, a part of them under
+# compute-sanitizer, times the published networks beside PyTorch, and, where .gpu/env.sh brings Node, samples end to end.
+# Needs CMake, nvcc and a C++20 compiler; python3 with torch and diffusers for the peer. The results go to
+# bench/results/DEVICE.json, a list with one entry per step; what failed or found no time is an entry that says so.
+set -u
+cd "$(dirname "$0")/.."
+export PATH="${CUDA_HOME:-/usr/local/cuda}/bin:$PATH"
+begin=$(date +%s)
+total=${IF_GPU_SECONDS:-540}
+build=build/gpu
+lines=$(mktemp)
+trap 'rm -f "$lines" "$lines.out"' EXIT
+
+left() { echo $((total - $(date +%s) + begin)); }
+quote() { python3 -c 'import json,sys; print(json.dumps(sys.stdin.read().strip()[-1500:]))' 2>/dev/null || printf '"%s"' "$(tr -d '"\\' | tr '\n\t' '  ' | tail -c 1500)"; }
+# step NAME LIMIT COMMAND…: under a limit and the time that is left; its time and last line are kept
+step() {
+  local name=$1 limit=$2 rc=0 start seconds
+  shift 2
+  [ "$limit" -le "$(left)" ] || limit=$(left)
+  if [ "$limit" -lt 3 ]; then
+    echo "{\"step\":\"$name\",\"status\":\"no time left\"}" >> "$lines"
+    echo "== $name: no time left"
+    return 1
+  fi
+  start=$(date +%s.%N)
+  timeout -k 2 "$limit" "$@" > "$lines.out" 2>&1 || rc=$?
+  seconds=$(echo "$(date +%s.%N) $start" | awk '{printf "%.1f", $1 - $2}')
+  local status=ok
+  [ $rc -eq 0 ] || status=failed
+  [ $rc -ne 124 ] || status="longer than $limit s"
+  echo "{\"step\":\"$name\",\"status\":\"$status\",\"seconds\":$seconds,\"output\":$(tail -n 12 "$lines.out" | quote)}" >> "$lines"
+  echo "== $name: $status, $seconds s"
+  [ $rc -eq 0 ] || tail -n 25 "$lines.out"
+  return $rc
+}
+# measure LIMIT COMMAND…: the command prints a JSON object, which becomes an entry
+measure() {
+  local limit=$1
+  shift
+  [ "$limit" -le "$(left)" ] || limit=$(left)
+  if [ "$limit" -ge 3 ] && timeout -k 2 "$limit" "$@" > "$lines.out" 2> "$lines.err" && grep -q '^{' "$lines.out"; then
+    grep '^{' "$lines.out" | tail -n 1 | tee -a "$lines"
+  else
+    echo "{\"step\":$(echo "$*" | quote),\"status\":\"failed\",\"output\":$(tail -n 3 "$lines.err" 2>/dev/null | quote)}" | tee -a "$lines"
+  fi
+  rm -f "$lines.err"
+}
+finish() {
+  mkdir -p "$(dirname "$results")"
+  { echo '['; sed '$!s/$/,/' "$lines"; echo ']'; } > "$results"
+  echo "$results, $(($(date +%s) - begin)) s"
+}
+
+name=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
+results=${1:-bench/results/$(echo "${name:-no-gpu}" | tr 'A-Z ' 'a-z-').json}
+
+configure() {
+  local generator=()
+  ! command -v ninja > /dev/null || generator=(-G Ninja)
+  IF_CUDA=AUTO cmake -S . -B $build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release && cmake --build $build --target if_tests if_bench -j "$(nproc)"
+}
+export -f configure; export build
+step build 180 bash -c configure || { finish; exit 1; }
+measure 30 $build/if_bench device
+if ! $build/if_bench device | grep -q '"refusal":""'; then
+  finish
+  exit 1
+fi
+
+# correctness: all ops on all their cases and schedules of strides, then networks, gradients, optimizer steps, replicas
+step "op and network cases" 120 $build/if_tests isa=cuda:0
+if command -v compute-sanitizer > /dev/null; then
+  step memcheck 45 compute-sanitizer --tool memcheck --error-exitcode 9 $build/if_tests "tiny isa=cuda:0" "unet_stage1 on a device f32 isa=cuda:0" "device copies"
+  step racecheck 30 compute-sanitizer --tool racecheck --error-exitcode 9 $build/if_tests "t5_tiny on a device bf16 isa=cuda:0"
+  step initcheck 30 compute-sanitizer --tool initcheck --error-exitcode 9 $build/if_tests "t5_tiny gradients on a device f32 isa=cuda:0"
+fi
+
+# speed
+ours=(--device cuda:0 --dtype bf16)
+measure 60 $build/if_bench unet --config IF-I-XL --batch 2 --size 64 --runs 20 "${ours[@]}"
+measure 45 $build/if_bench unet --config IF-II-L --batch 2 --size 256 --runs 20 "${ours[@]}"
+measure 60 $build/if_bench training --config IF-I-L --batch 16 --size 64 --runs 8 "${ours[@]}"
+measure 30 $build/if_bench conv --shape 2,64,704,704 --runs 50 "${ours[@]}"
+measure 30 $build/if_bench linear --shape 8192,8192,8192 --runs 20 "${ours[@]}"
+if python3 -c 'import torch, diffusers' 2> /dev/null; then
+  measure 60 python3 bench/peer/unet_step.py IF-I-XL --device cuda --dtype bf16 --batch 2 --runs 20
+  measure 45 python3 bench/peer/unet_step.py IF-II-L --device cuda --dtype bf16 --batch 2 --runs 20
+  measure 60 python3 bench/peer/train_step.py IF-I-L --device cuda --dtype bf16 --batch 16 --runs 8
+else
+  echo '{"step":"peer","status":"not run: python3 has no torch and diffusers"}' >> "$lines"
+fi
+
+# end to end
+if [ -f .gpu/env.sh ]; then
+  sample() {
+    . .gpu/env.sh && for device in cpu cuda; do
+      node dist/cli/if-sample.js "a red apple" --seed 0 --steps 10 --dtype f32 --exact --no-cache --device $device --out "/tmp/if-$device.safetensors" || return 1
+    done
+    node -e '
+      const { readFileSync } = require("fs");
+      const read = (device) => { const b = readFileSync(`/tmp/if-${device}.safetensors`); const n = Number(b.readBigUInt64LE(0)); return new Float32Array(b.buffer.slice(b.byteOffset + 8 + n)); };
+      const a = read("cpu"), b = read("cuda");
+      let error = 0, size = 0;
+      for (let i = 0; i < a.length; i++) { error += (a[i] - b[i]) ** 2; size += a[i] ** 2; }
+      const relative = Math.sqrt(error / size);
+      console.log(`cuda and cpu differ by ${relative}`);
+      process.exit(relative <= 1e-3 ? 0 : 1);'
+  }
+  export -f sample
+  step "if-sample" 90 bash -c sample
+fi
+finish
+! grep -q '"status":"failed"' "$lines"
