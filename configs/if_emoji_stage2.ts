@@ -1,14 +1,14 @@
-// Stage II of if-emoji, 256 px, from random weights, on parts of 64 × 64 pixels; text by the frozen encoder of stage I.
+// Stage II of if-emoji, 256 px, from random weights, on parts of 64 × 64 pixels; text by the encoder of stage I.
 import { defineConfig } from 'deepfloyd-if';
 
-const groups = ['smileys', 'animals', 'food'] as const;
+const groups = ['animals', 'food'] as const;
 
 export default defineConfig({
   model: { folder: 'models/if-emoji/stage2', textFolder: 'if-emoji', fromScratch: true },
   stage: 2,
   size: 64,
   data: { type: 'emoji', set: 'fluent', groups, cropFrom: 256 },
-  validation: { data: { type: 'emoji', set: 'fluent', groups, split: 'validation', cropFrom: 256 }, pictures: 22 },
+  validation: { data: { type: 'emoji', set: 'fluent', groups, split: 'validation', cropFrom: 256 }, pictures: 13 },
   objective: { prediction: 'v_prediction' },
   optimizer: { lr: 1e-3 },
   schedule: { warmup: 100 },

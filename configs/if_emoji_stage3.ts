@@ -1,14 +1,14 @@
-// Stage III of if-emoji, 1024 px, from random weights, on parts of 128 × 128 pixels; text by the frozen encoder of stage I.
+// Stage III of if-emoji, 1024 px, from random weights, on parts of 128 × 128 pixels; text by the encoder of stage I.
 import { defineConfig } from 'deepfloyd-if';
 
-const groups = ['smileys', 'animals', 'food'] as const;
+const groups = ['animals', 'food'] as const;
 
 export default defineConfig({
   model: { folder: 'models/if-emoji/stage3', textFolder: 'if-emoji', fromScratch: true },
   stage: 3,
   size: 128,
   data: { type: 'emoji', set: 'fluent', groups, cropFrom: 1024 },
-  validation: { data: { type: 'emoji', set: 'fluent', groups, split: 'validation', cropFrom: 1024 }, pictures: 22 },
+  validation: { data: { type: 'emoji', set: 'fluent', groups, split: 'validation', cropFrom: 1024 }, pictures: 13 },
   objective: { prediction: 'v_prediction' },
   optimizer: { lr: 1e-3 },
   schedule: { warmup: 100 },
