@@ -21,12 +21,12 @@ import { openTextEncoder } from '../lib/pipelines/text-encoder.js';
 import { grid } from '../lib/training/preview.js';
 
 const NAMES = [
-  'grinning face', 'face with tears of joy', 'smiling face with heart-eyes', 'smiling face with sunglasses', 'thinking face', 'angry face',
-  'loudly crying face', 'skull', 'ghost', 'robot', 'red heart', 'dog face', 'cat face', 'pig face', 'frog', 'panda', 'lion', 'fox', 'tiger face',
-  'monkey face', 'penguin', 'rabbit face', 'cow face', 'unicorn', 'octopus', 'butterfly', 'sunflower', 'tulip', 'cactus', 'four leaf clover',
-  'red apple', 'banana', 'lemon', 'strawberry', 'watermelon', 'carrot', 'pizza', 'hamburger', 'cheese wedge', 'ice cream',
+  'monkey face', 'dog face', 'fox', 'cat face', 'lion', 'tiger face', 'unicorn', 'cow face', 'pig face', 'elephant', 'rabbit face', 'koala', 'panda',
+  'penguin', 'frog', 'turtle', 'fish', 'octopus', 'butterfly', 'rose', 'sunflower', 'tulip', 'cactus', 'four leaf clover', 'mushroom',
+  'grapes', 'watermelon', 'lemon', 'banana', 'red apple', 'cherries', 'strawberry', 'avocado', 'carrot', 'cheese wedge', 'hamburger', 'pizza',
+  'ice cream', 'doughnut', 'birthday cake',
 ];
-const TRAINED_GROUPS: EmojiGroup[] = ['smileys', 'animals', 'food'];
+const TRAINED_GROUPS: EmojiGroup[] = ['animals', 'food'];
 const POOLED = 16;
 const NEAREST = 5;
 const EMBEDDED = fileURLToPath(new URL('../models/if-emoji', import.meta.url));
