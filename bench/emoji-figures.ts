@@ -40,8 +40,13 @@ const { values } = parseArgs({ options: {
 const dtype = values.dtype as DType;
 const groups = (values.groups?.split(',') ?? TRAINED_GROUPS) as EmojiGroup[];
 const context: DataContext = { base: process.cwd(), cacheDir: defaultCacheDir() };
+/** A number of steps, a schedule's name, or timesteps divided by commas. */
+function timestepSpec(text: string): number | string | number[] {
+  if (/^\d+$/.test(text)) return Number(text);
+  return /^[\d,]+$/.test(text) ? text.split(',').map(Number) : text;
+}
 const settings = {
-  ...(values.timesteps === undefined ? {} : { timesteps: [/^\d+$/.test(values.timesteps) ? Number(values.timesteps) : values.timesteps] }),
+  ...(values.timesteps === undefined ? {} : { timesteps: [timestepSpec(values.timesteps)] }),
   ...(values.guidance === undefined ? {} : { guidance: [Number(values.guidance)] }),
 };
 
