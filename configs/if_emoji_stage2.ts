@@ -4,16 +4,17 @@ import { defineConfig } from 'deepfloyd-if';
 const groups = ['animals', 'food'] as const;
 
 export default defineConfig({
-  model: { folder: 'models/if-emoji/stage2', textFolder: 'if-emoji', fromScratch: true },
+  model: { folder: 'models/if-emoji-stage2', textFolder: 'if-emoji', fromScratch: true },
   stage: 2,
   size: 64,
   data: { type: 'emoji', set: 'fluent', groups, cropFrom: 256 },
   validation: { data: { type: 'emoji', set: 'fluent', groups, split: 'validation', cropFrom: 256 }, pictures: 13 },
-  objective: { prediction: 'v_prediction' },
+  // little noise on the low-resolution picture, too (image_noising_scheduler): up to 0.22
+  objective: { prediction: 'v_prediction', timesteps: { type: 'later', portion: 0.5, multiplier: 3 } },
   optimizer: { lr: 1e-3 },
   schedule: { warmup: 100 },
   ema: { decay: 0.998 },
   batchSize: 16,
-  steps: 2000,
+  steps: 20_000,
   precision: 'fast',
 });
