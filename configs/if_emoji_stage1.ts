@@ -1,11 +1,11 @@
-// Stage I of if-emoji, 64 px, from random weights; text by the random T5 encoder of the folder (if_emoji_text.ts). What was tried,
-// and the curves: models/if-emoji/README.md.
+// A stage I of emojis, 64 px, from random weights, after `if-train configs/if_emoji_text.ts`, whose text encoder stays as it is. What
+// was tried, and the curves: docs/if-emoji.md.
 import { defineConfig } from 'deepfloyd-if';
 
 const groups = ['animals', 'food'] as const;
 
 export default defineConfig({
-  model: { folder: 'if-emoji', fromScratch: true },
+  model: { folder: 'runs/if_emoji_text', fromScratch: true },
   stage: 1,
   data: { type: 'emoji', set: 'fluent', groups },
   validation: { data: { type: 'emoji', set: 'fluent', groups, split: 'validation' }, pictures: 13, every: 1000 },
@@ -16,7 +16,7 @@ export default defineConfig({
   schedule: { warmup: 100 },
   ema: { decay: 0.999 },
   batchSize: 16,
-  steps: 4000,
+  steps: 20_000,
   precision: 'fast',
   previews: { prompts: ['red apple', 'dog face', 'strawberry', 'lemon', 'frog', 'sunflower', 'pizza', 'pig face', 'penguin'], every: 1000, guidance: 2 },
 });

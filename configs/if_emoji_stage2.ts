@@ -1,10 +1,10 @@
-// Stage II of if-emoji, 256 px, from random weights, on parts of 64 × 64 pixels; text by the encoder of stage I.
+// Stage II of emojis, 256 px, from random weights, on parts of 64 × 64 pixels; text by the encoder of `if-train configs/if_emoji_text.ts`.
 import { defineConfig } from 'deepfloyd-if';
 
 const groups = ['animals', 'food'] as const;
 
 export default defineConfig({
-  model: { folder: 'models/if-emoji-stage2', textFolder: 'if-emoji', fromScratch: true },
+  model: { folder: 'models/if-emoji-stage2', textFolder: 'runs/if_emoji_text', fromScratch: true },
   stage: 2,
   size: 64,
   data: { type: 'emoji', set: 'fluent', groups, cropFrom: 256 },

@@ -1,10 +1,10 @@
-// Stage III of if-emoji, 1024 px, from random weights, on parts of 128 × 128 pixels; text by the encoder of stage I.
+// Stage III of emojis, 1024 px, from random weights, on parts of 128 × 128 pixels; text by the encoder of `if-train configs/if_emoji_text.ts`.
 import { defineConfig } from 'deepfloyd-if';
 
 const groups = ['animals', 'food'] as const;
 
 export default defineConfig({
-  model: { folder: 'models/if-emoji-stage3', textFolder: 'if-emoji', fromScratch: true },
+  model: { folder: 'models/if-emoji-stage3', textFolder: 'runs/if_emoji_text', fromScratch: true },
   stage: 3,
   size: 128,
   data: { type: 'emoji', set: 'fluent', groups, cropFrom: 1024 },
