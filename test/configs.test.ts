@@ -7,11 +7,13 @@ import { readTrainingConfig } from '../lib/training/config-file.js';
 const files = readdirSync('configs');
 
 test('there are configurations', () => expect(files).toEqual([
-  'deepfloyd_if_ii_l_dreambooth_lora_dog.ts', 'deepfloyd_if_l_pokemon_blip.ts', 'deepfloyd_if_xl_dreambooth_lora_dog.ts', 'if_emoji_from_scratch.ts', 'if_emoji_noto.ts',
+  'deepfloyd_if_ii_l_dreambooth_lora_dog.ts', 'deepfloyd_if_l_pokemon_blip.ts', 'deepfloyd_if_xl_dreambooth_lora_dog.ts',
+  'if_emoji_noto.ts', 'if_emoji_stage1.ts', 'if_emoji_stage2.ts', 'if_emoji_stage3.ts', 'if_emoji_text.ts',
 ]));
 
 test.each(files)('%s', async (file) => {
-  expect(await readTrainingConfig(path.join('configs', file))).toMatchObject({ stage: /_ii_/.test(file) ? 2 : 1, out: path.join('runs', path.basename(file, '.ts')) });
+  const stage = /_ii_/.test(file) ? 2 : Number(/stage(\d)/.exec(file)?.[1] ?? 1);
+  expect(await readTrainingConfig(path.join('configs', file))).toMatchObject({ stage, out: path.join('runs', path.basename(file, '.ts')) });
 });
 
 test("deepfloyd_if_l_pokemon_blip has diffengine's values", async () => {

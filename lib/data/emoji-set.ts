@@ -11,15 +11,19 @@ export type EmojiSetName = 'noto' | 'fluent';
 
 const ICONS: Record<EmojiSetName, string> = { noto: '@iconify-json/noto', fluent: '@iconify-json/fluent-emoji' };
 const NAMES = 'emojibase-data';
-// emojibase: 2 component (skin tones, hair), 9 flags
-const LEFT_OUT_GROUPS = new Set([2, 9]);
+/** emojibase's numbers of the groups; 2 (skin tones, hair) and 9 (flags) are left out. */
+const GROUPS = { smileys: 0, people: 1, animals: 3, food: 4, travel: 5, activities: 6, objects: 7, symbols: 8 } as const;
 const HELD_OUT_ONE_IN = 20;
+
+export type EmojiGroup = keyof typeof GROUPS;
+export const EMOJI_GROUPS = Object.keys(GROUPS) as EmojiGroup[];
 
 export interface Emoji {
   /** Unicode code points, e.g. `1F34E`. */
   hexcode: string;
   /** Unicode name, e.g. `red apple`. */
   name: string;
+  group: EmojiGroup;
   /** At least one; repeated ones are meant to be chosen more often. */
   captions: readonly string[];
   /** Content of an <svg> element, and its viewBox. */
@@ -108,7 +112,12 @@ async function readJson<T>(file: string): Promise<T> {
 
 function isWanted({ group, hexcode }: EmojiName): boolean {
   const isClock = hexcode >= '1F550' && hexcode <= '1F567' && hexcode.length === 5;
-  return group !== undefined && !LEFT_OUT_GROUPS.has(group) && !isClock; // no group: regional indicators
+  return groupOf(group) !== undefined && !isClock;
+}
+
+/** undefined: left out, or a regional indicator, which has none. */
+function groupOf(number: number | undefined): EmojiGroup | undefined {
+  return EMOJI_GROUPS.find((name) => GROUPS[name] === number);
 }
 
 /** `hot dog` → `hot-dog`, as iconify names its icons. */
@@ -116,7 +125,7 @@ function slug(name: string): string {
   return name.toLowerCase().normalize('NFD').replace(/[^a-z0-9\s-]/g, '').trim().replace(/[\s-]+/g, '-');
 }
 
-function emojiOf({ label, hexcode, tags = [] }: EmojiName, { icons, aliases = {}, width = 16, height = 16 }: IconFile): Emoji | undefined {
+function emojiOf({ label, hexcode, group, tags = [] }: EmojiName, { icons, aliases = {}, width = 16, height = 16 }: IconFile): Emoji | undefined {
   // fluent names `mage` person-mage
   const key = [slug(label), `person-${slug(label)}`].find((name) => Object.hasOwn(icons, name) || Object.hasOwn(aliases, name));
   if (key === undefined) return undefined;
@@ -127,6 +136,7 @@ function emojiOf({ label, hexcode, tags = [] }: EmojiName, { icons, aliases = {}
   return {
     hexcode,
     name: label,
+    group: groupOf(group)!,
     captions: captionsFor(label, tags),
     body: icon.body,
     viewBox: `${icon.left ?? 0} ${icon.top ?? 0} ${icon.width ?? width} ${icon.height ?? height}`,
@@ -138,7 +148,7 @@ function emojiOf({ label, hexcode, tags = [] }: EmojiName, { icons, aliases = {}
 function captionsFor(name: string, tags: readonly string[]): string[] {
   const words = new Set(name.toLowerCase().split(/[^\p{L}\p{N}]+/u));
   const keywords = tags.filter((tag) => !words.has(tag.toLowerCase()));
-  const captions = [name, name, `${name} emoji`, `an emoji of ${name}`];
+  const captions = [name, name, name, name, `a ${name}`];
   for (const some of [keywords.slice(0, 3), keywords.slice(3, 6)]) if (some.length > 0) captions.push(`${name}, ${some.join(', ')}`);
   return captions;
 }

@@ -4,9 +4,10 @@ import path from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import type { DataContext } from '../../lib/data/context.js';
 import type { Dataset } from '../../lib/data/dataset.js';
-import { isHeldOut, loadEmojiSet } from '../../lib/data/emoji-set.js';
+import { isHeldOut, loadEmojiSet, type EmojiGroup } from '../../lib/data/emoji-set.js';
 import { openEmoji } from '../../lib/data/emoji.js';
 import { openDataset } from '../../lib/data/open.js';
+import { cut } from '../../lib/data/transforms.js';
 import { expectIFError } from '../support/expect-error.js';
 import { sequence, temporaryFolder } from '../support/pictures.js';
 
@@ -74,15 +75,48 @@ test('icons are found by name, drawn on white, centred when they are not square,
 
 test('captions: the name more often than the rest, keywords that the name does not have', async () => {
   const { emojis } = await loadEmojiSet('noto', await project({}));
-  expect(emojis[0]!.captions).toEqual(['left half', 'left half', 'left half emoji', 'an emoji of left half', 'left half, red, side, square', 'left half, big, bold, plain']);
-  expect(emojis[1]!.captions).toEqual(['right half', 'right half', 'right half emoji', 'an emoji of right half']);
+  expect(emojis[0]!.captions).toEqual(['left half', 'left half', 'left half', 'left half', 'a left half', 'left half, red, side, square', 'left half, big, bold, plain']);
+  expect(emojis[1]!.captions).toEqual(['right half', 'right half', 'right half', 'right half', 'a right half']);
   const dataset = await openEmoji({ set: 'noto' }, await context(await project({})));
   expect((await dataset.load(0, { width: 8, height: 8, random: sequence(0.99, 0.9) }))!.caption).toBe('left half, big, bold, plain');
   const captions: string[] = [];
   for await (const caption of dataset.captions()) captions.push(caption);
-  expect(captions.slice(0, 6)).toEqual(['left half', 'left half emoji', 'an emoji of left half', 'left half, red, side, square', 'left half, big, bold, plain', 'right half']);
-  expect(captions.length).toBe(5 + 5 * 3);
+  expect(captions.slice(0, 5)).toEqual(['left half', 'a left half', 'left half, red, side, square', 'left half, big, bold, plain', 'right half']);
+  expect(captions.length).toBe(4 + 5 * 2);
   await dataset.close();
+});
+
+test('a part at a random place is that part of the whole, from the cache or drawn alone', async () => {
+  for (const [cropFrom, size] of [[256, 64], [300, 75]] as const) { // 300: drawn without a cache
+    const base = await project({});
+    const uncut = await openEmoji({ set: 'noto' }, await context(base));
+    const whole = await all(uncut, cropFrom);
+    await uncut.close();
+    const dataset = await openEmoji({ set: 'noto', cropFrom }, await context(base));
+    for (let i = 0; i < dataset.length; i++) {
+      const sample = await dataset.load(i, { width: size, height: size, random: sequence(0, 0.9, 0.34, 0.999) });
+      if (!sample) continue;
+      const [left, top] = [Math.floor(0.34 * (cropFrom - size + 1)), cropFrom - size];
+      const expected = cut(whole.get(sample.caption)!, cropFrom, left, top, { width: size, height: size });
+      expect(`${sample.caption}: ${sample.image.filter((value, n) => value !== expected[n]).length} of ${expected.length} differ`).toBe(`${sample.caption}: 0 of ${expected.length} differ`);
+    }
+    await expectIFError('INVALID_ARGUMENT', () => dataset.load(0, { width: cropFrom + 1, height: cropFrom + 1, random: () => 0 }), /data\.cropFrom: expected at least the size of the pictures, \d+, got \d+/);
+    await dataset.close();
+  }
+});
+
+test('groups', async () => {
+  const base = await project({ names: [emoji('left half', 'A1'), emoji('wide', 'A3', { group: 0 }), emoji('offset', 'A4', { group: 8 })] });
+  const names = async (groups?: EmojiGroup[]): Promise<string[]> => {
+    const dataset = await openEmoji({ set: 'noto', ...(groups ? { groups } : {}) }, await context(base));
+    const names = [...(await all(dataset, 8)).keys()];
+    await dataset.close();
+    return names;
+  };
+  expect(await names()).toEqual(['left half', 'wide', 'offset']);
+  expect(await names(['symbols', 'food'])).toEqual(['left half', 'offset']);
+  await expectIFError('INVALID_ARGUMENT', () => names(['flags' as never]), /data\.groups: expected some of smileys, .*, symbols, got "flags"/);
+  await expectIFError('INVALID_ARGUMENT', () => names([]), /data\.groups/);
 });
 
 test('mirrored on request only', async () => {
