@@ -1,11 +1,9 @@
 // Linear layers and convolutions: the plain kernel, for every type, shape and alignment, and the choice of the kernel.
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 #include "cuda/cuda_backend.h"
-#include "cuda/gemm/product.cuh"
 #include "cuda/gemm/layout.h"
+#include "cuda/gemm/product.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
 namespace {
@@ -111,14 +109,14 @@ template <class T> Product<T> outputs_of(Product<T> p, const void* w, int first,
   return p;
 }
 
-template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w, int item_rows, ProductCore core) {
+template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w, int item_rows, Kernels kernels) {
   if (p.rows == 0) return;
   if constexpr (sizeof(T) == 2) {
-    if (core != ProductCore::Simt) {
+    if (kernels != Kernels::Plain) {
       const Tensor wide_x = aligned_rows(x);
       p.x = rows<const T>(wide_x);
       p.in = p.padded_in;
-      const bool wgmma = core == ProductCore::Wgmma && p.stride == 1 && has_wgmma(x.device());
+      const bool wgmma = kernels == Kernels::Wgmma && p.stride == 1 && has_wgmma(x.device());
       const auto run = [&](const Product<T>& q) {
         wgmma ? multiply_wgmma(q, item_rows, x.device()) : multiply_mma(q, item_rows, x.device());
       };
@@ -139,24 +137,12 @@ template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w,
 
 }  // namespace
 
-// Plain is the default until bench/results shows a faster kernel correct and faster on the architecture.
-ProductCore default_product_core() {
-  static const ProductCore core = [] {
-    const char* name = std::getenv("IF_CUDA_PRODUCTS");
-    if (!name || !std::strcmp(name, "simt")) return ProductCore::Simt;
-    if (!std::strcmp(name, "mma")) return ProductCore::Mma;
-    DF_CHECK(!std::strcmp(name, "wgmma"), "IF_CUDA_PRODUCTS must be simt, mma or wgmma, got %s", name);
-    return ProductCore::Wgmma;
-  }();
-  return core;
-}
-
 void CudaBackend::linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) {
   check_weight_layout("linear", w);
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t items = x.shape().rank() > 1 ? x.dim(0) : 1;
-    multiply<T>(product_of<T>(y, x, w, e), x, w, int(x.rows() / std::max<int64_t>(items, 1)), products_);
+    multiply<T>(product_of<T>(y, x, w, e), x, w, int(x.rows() / std::max<int64_t>(items, 1)), kernels_);
   });
 }
 
@@ -171,7 +157,7 @@ void CudaBackend::conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv
     p.out_width = int(y.dim(2));
     p.stride = c.stride;
     p.padding = c.padding;
-    multiply<T>(p, x, w, p.out_height * p.out_width, products_);
+    multiply<T>(p, x, w, p.out_height * p.out_width, kernels_);
   });
 }
 
