@@ -3,6 +3,7 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/gemm/layout.h"
+#include "cuda/gemm/plan.h"
 #include "cuda/gemm/product.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
@@ -84,7 +85,7 @@ template <class T> Product<T> product_of(Tensor& y, const Tensor& x, const Weigh
   p.rows = small(y.rows());
   p.out = small(w.out);
   p.in = small(w.in);
-  p.padded_in = small(padded_in(w.in));
+  p.padded_in = small(cuda_padded_in(w.in));
   p.taps = small(w.kernel_h * w.kernel_w);
   p.kernel_w = int(w.kernel_w);
   p.height = p.width = p.out_height = p.out_width = p.stride = 1;
@@ -123,7 +124,7 @@ template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w,
       if (!w.int8()) return run(p);
       // slabs of outputs, so that the widened weights stay small
       const int64_t row_bytes = int64_t(p.padded_in) * p.taps * int64_t(sizeof(T));
-      const int64_t slab = std::max<int64_t>(kWidenedWorkspace / row_bytes / 128 * 128, 128);
+      const int64_t slab = gemm::widened_slab(row_bytes, kWidenedWorkspace);
       for (int64_t first = 0; first < p.out; first += slab) {
         const int64_t count = std::min<int64_t>(slab, p.out - first);
         const Tensor wide = widened(w, first, count);

@@ -45,7 +45,7 @@ sum_kernel(Rows<float> gradient, const float* partial, int64_t count, int64_t wi
 // ---- weights
 
 // 64 outputs × 64 columns (tap, input) per block of 128 threads, 8×4 per thread, 32 pixels at a time.
-constexpr int kTile = 64, kSteps = 32, kThreads = 128, kWarps = kThreads / 32, kRows = 8, kColumns = 4;
+constexpr int kTile = gemm::kPlainGradientTile, kSteps = 32, kThreads = 128, kWarps = kThreads / 32, kRows = 8, kColumns = 4;
 
 struct Shared {
   alignas(16) float dy[kSteps][kTile];
