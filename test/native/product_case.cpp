@@ -16,7 +16,7 @@ Tensor run_oracle(const ProductInputs& in, const Shape& shape) {
 }  // namespace
 
 std::string describe(const ProductCase& c) {
-  return format("%s%s%s%s%s%s%s", dtype_name(c.dtype), c.layout == Layout::Strided ? " strided" : "",
+  return format("%s%s%s%s%s%s%s", dtype_name(c.dtype), layout_name(c.layout),
                 c.bias ? " bias" : "", c.residual ? " residual" : "", c.scale != 1 ? " scale" : "",
                 c.poisoned ? " nan" : "", c.one_sign ? " one_sign" : "");
 }
