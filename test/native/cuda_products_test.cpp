@@ -125,6 +125,23 @@ const Registration products([](Suite& suite) {
         }
       }
     });
+  suite.add("cuda products: the residual is overwritten by the result, in 4 or more splits", [] {
+    const int64_t rows = 5, in = 2304, out = 24;
+    CHECK(plan_product(rows, 1, out, ceil_div(in, 64), kEmulatedMultiprocessors).splits >= 4);
+    Random random("residual");
+    const Tensor x = random_tensor(random, {rows, in}, DType::BF16, Layout::Dense);
+    const Tensor w = random_tensor(random, {out, in}, DType::BF16, Layout::Dense);
+    const Tensor residual = random_tensor(random, {rows, out}, DType::BF16, Layout::Dense);
+    for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()}) {
+      const Weight packed = backend->pack(w, DType::BF16);
+      Tensor y = Tensor::empty(residual.shape(), DType::BF16, kCpu), both = Tensor::empty(residual.shape(), DType::BF16, kCpu);
+      backend->copy(both, residual);
+      backend->linear(y, x, packed, {{}, residual});
+      backend->linear(both, x, packed, {{}, both});
+      const std::string error = different_bits(both, y);
+      if (!error.empty()) fail_case("%s: %s", backend->name(), error.c_str());
+    }
+  });
   suite.add("cuda products: scratch is what memory plans count", [] {
     constexpr int64_t kSplits = 256 << 10, kGradient = 64 << 10, kTickets = 4 << 10;  // emulated workspaces
     const auto peak_of = [](const std::function<void()>& f) {

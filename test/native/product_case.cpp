@@ -44,6 +44,7 @@ OpCall product(Random& random, const ProductCase& c, const Shape& x_shape, const
   call.shape = y_shape;
   call.dtype = c.dtype;
   call.product = c.dtype == DType::BF16;
+  call.vectors = call.product && c.layout == Layout::Aligned;
   call.run = [=](Backend& backend, Tensor& y) { apply(backend, y, x, backend.pack(w, c.dtype), e); };
   call.op = [=](Device device) {
     return op(on(x, device), ops::pack(on(w, device), c.dtype), {on(e.bias, device), on(e.residual, device), e.scale});
