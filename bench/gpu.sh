@@ -72,17 +72,17 @@ if ! $build/if_bench device | grep -q '"refusal":""'; then
 fi
 
 # correctness: all ops on all their cases and schedules of strides, then networks, gradients, optimizer steps, replicas and
-# sampling, with each of the kernels for products
+# sampling, with each choice of kernels
 cases() {
-  local rc=0 core
-  for core in simt mma wgmma; do
-    IF_CUDA_PRODUCTS=$core $build/if_tests isa=cuda:0 > /tmp/if-cases-$core 2>&1 &
+  local rc=0 kernels
+  for kernels in plain mma wgmma; do
+    IF_CUDA_KERNELS=$kernels $build/if_tests isa=cuda:0 > /tmp/if-cases-$kernels 2>&1 &
   done
-  for core in simt mma wgmma; do wait -n || rc=1; done
-  for core in simt mma wgmma; do
-    echo "$core:"
-    grep -A1 '^FAIL' /tmp/if-cases-$core | head -n 40
-    tail -n 2 /tmp/if-cases-$core
+  for kernels in plain mma wgmma; do wait -n || rc=1; done
+  for kernels in plain mma wgmma; do
+    echo "$kernels:"
+    grep -A1 '^FAIL' /tmp/if-cases-$kernels | head -n 40
+    tail -n 2 /tmp/if-cases-$kernels
   done
   return $rc
 }
@@ -92,21 +92,21 @@ if command -v compute-sanitizer > /dev/null; then
   # every fortieth case; racecheck does not follow TMA and mbarriers
   mapfile -t some < <($build/if_tests --list | grep 'isa=cuda:0$' | awk 'NR % 40 == 1')
   sanitize=(compute-sanitizer --error-exitcode 9)
-  step memcheck 45 env IF_CUDA_PRODUCTS=wgmma "${sanitize[@]}" --tool memcheck $build/if_tests "${some[@]}" "device copies"
-  step racecheck 40 env IF_CUDA_PRODUCTS=mma "${sanitize[@]}" --tool racecheck $build/if_tests "${some[@]}"
-  step initcheck 30 env IF_CUDA_PRODUCTS=mma "${sanitize[@]}" --tool initcheck $build/if_tests "t5_tiny gradients on a device f32 isa=cuda:0"
+  step memcheck 45 env IF_CUDA_KERNELS=wgmma "${sanitize[@]}" --tool memcheck $build/if_tests "${some[@]}" "device copies"
+  step racecheck 40 env IF_CUDA_KERNELS=mma "${sanitize[@]}" --tool racecheck $build/if_tests "${some[@]}"
+  step initcheck 30 env IF_CUDA_KERNELS=mma "${sanitize[@]}" --tool initcheck $build/if_tests "t5_tiny gradients on a device f32 isa=cuda:0"
 fi
 
-# speed: every kernel for products, the plain ones on one layer only
+# speed: the fast kernels on everything, the plain ones on one layer only
 ours=(--device cuda:0 --dtype bf16)
-for core in wgmma mma; do
-  measure 50 env IF_CUDA_PRODUCTS=$core $build/if_bench unet --config IF-I-XL --batch 2 --size 64 --runs 10 "${ours[@]}"
-  measure 40 env IF_CUDA_PRODUCTS=$core $build/if_bench unet --config IF-II-L --batch 2 --size 256 --runs 10 "${ours[@]}"
-  measure 50 env IF_CUDA_PRODUCTS=$core $build/if_bench training --config IF-I-L --batch 16 --size 64 --runs 5 "${ours[@]}"
-  measure 20 env IF_CUDA_PRODUCTS=$core $build/if_bench linear --shape 8192,8192,8192 --runs 20 "${ours[@]}"
+for kernels in wgmma mma; do
+  measure 50 env IF_CUDA_KERNELS=$kernels $build/if_bench unet --config IF-I-XL --batch 2 --size 64 --runs 10 "${ours[@]}"
+  measure 40 env IF_CUDA_KERNELS=$kernels $build/if_bench unet --config IF-II-L --batch 2 --size 256 --runs 10 "${ours[@]}"
+  measure 50 env IF_CUDA_KERNELS=$kernels $build/if_bench training --config IF-I-L --batch 16 --size 64 --runs 5 "${ours[@]}"
+  measure 20 env IF_CUDA_KERNELS=$kernels $build/if_bench linear --shape 8192,8192,8192 --runs 20 "${ours[@]}"
 done
-for core in wgmma mma simt; do
-  measure 20 env IF_CUDA_PRODUCTS=$core $build/if_bench conv --shape 2,64,704,704 --runs 20 "${ours[@]}"
+for kernels in wgmma mma plain; do
+  measure 20 env IF_CUDA_KERNELS=$kernels $build/if_bench conv --shape 2,64,704,704 --runs 20 "${ours[@]}"
 done
 if python3 -c 'import torch' 2> /dev/null; then
   measure 60 python3 bench/peer/unet_step.py IF-I-XL --device cuda --dtype bf16 --batch 2 --runs 10

@@ -211,7 +211,7 @@ void CudaBackend::attention_backward(Gradient dq, const std::vector<Gradient>& d
   std::vector<Tensor> all = {dq.into, dy};
   for (const auto* gradients : {&dkey, &dvalue})
     for (const Gradient& g : *gradients) all.push_back(g.into);
-  if (products_ != ProductCore::Simt && attention_mma_fits(q, p, all))
+  if (kernels_ != Kernels::Plain && attention_mma_fits(q, p, all))
     return attention_backward_mma(dq, dkey, dvalue, dbias, dy, q, p);
   const int64_t batch = q.dim(0);
   const gpu::Stream s = stream(q.device());

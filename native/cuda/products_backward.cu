@@ -45,7 +45,7 @@ sum_kernel(Rows<float> gradient, const float* partial, int64_t count, int64_t wi
 // ---- weights
 
 // 64 outputs × 64 columns (tap, input) per block of 128 threads, 8×4 per thread, 32 pixels at a time.
-constexpr int kTile = 64, kSteps = 32, kThreads = 128, kWarps = kThreads / 32, kRows = 8, kColumns = 4;
+constexpr int kTile = gemm::kPlainGradientTile, kSteps = 32, kThreads = 128, kWarps = kThreads / 32, kRows = 8, kColumns = 4;
 
 struct Shared {
   alignas(16) float dy[kSteps][kTile];
@@ -115,10 +115,10 @@ template <class T> void sum_plain(const WeightGradient<T>& p, gpu::Stream s) {
               dim3(kThreads), sizeof(Shared), s, p);
 }
 
-template <class T> void sum(const WeightGradient<T>& p, ProductCore core, Device device) {
+template <class T> void sum(const WeightGradient<T>& p, Kernels kernels, Device device) {
   if constexpr (sizeof(T) == 2) {
-    if (core == ProductCore::Wgmma && has_wgmma(device)) return sum_wgmma(p, device);
-    if (core != ProductCore::Simt) return sum_mma(p, stream(device));
+    if (kernels == Kernels::Wgmma && has_wgmma(device)) return sum_wgmma(p, device);
+    if (kernels != Kernels::Plain) return sum_mma(p, stream(device));
   }
   sum_plain(p, stream(device));
 }
@@ -163,7 +163,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
   const gpu::Stream s = stream(x.device());
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    const bool mma = sizeof(T) == 2 && products_ != ProductCore::Simt;
+    const bool mma = sizeof(T) == 2 && kernels_ != Kernels::Plain;
     const Tensor wide_x = mma ? aligned_rows(x) : x, wide_dy = mma ? aligned_rows(dy) : dy;
     WeightGradient<T> p{};
     p.x = rows<const T>(wide_x);
@@ -196,7 +196,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
       p.slab_taps = p.taps;
       p.target = dw.data<float>();
       p.add = true;
-      sum(p, products_, x.device());
+      sum(p, kernels_, x.device());
       return;
     }
     // slabs, so that the partial sums stay small; they are used one after the other
@@ -209,7 +209,7 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
         p.outs = int(std::min<int64_t>(slab.outs, p.out - out));
         p.first_tap = int(tap);
         p.slab_taps = int(std::min<int64_t>(slab.taps, p.taps - tap));
-        sum(p, products_, x.device());
+        sum(p, kernels_, x.device());
         add_partial_gradients({dw.data<float>() + out * columns + tap * p.in, columns}, p.target, p.outs,
                               int64_t(p.slab_taps) * p.in, pairs, p.pieces, s);
       }

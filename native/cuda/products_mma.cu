@@ -135,7 +135,7 @@ template <class T, class Shape> void run(Product<T> p, int splits, Device device
   DF_CHECK(columns <= 65535, "cuda: a product of %d outputs does not fit a grid", p.out);
   // slabs of rows, so that the partial sums stay small; they are used one after the other
   const int64_t row_bytes = columns * splits * Shape::BM * Shape::BN * int64_t(sizeof(float));
-  const int64_t slab = splits == 1 ? all : std::clamp<int64_t>(kSplitWorkspace / row_bytes, 1, all);
+  const int64_t slab = gemm::split_slab(all, splits, row_bytes, kSplitWorkspace);
   const SplitScratch scratch(slab * columns, splits, Shape::BM * Shape::BN, device);
   const Split split{splits, scratch.partial(), scratch.tickets()};
   for (int64_t first = 0; first < all; first += slab) {

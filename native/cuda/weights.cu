@@ -123,11 +123,11 @@ Weight empty_weight(const Tensor& plain, int64_t out, int64_t in, DType dtype, D
   w.in = in;
   w.dtype = dtype;
   w.layout = kWeightLayout;
-  DF_CHECK(padded_in(in) * w.kernel_h * w.kernel_w < (int64_t(1) << 31) && out < (int64_t(1) << 31),
+  DF_CHECK(cuda_padded_in(in) * w.kernel_h * w.kernel_w < (int64_t(1) << 31) && out < (int64_t(1) << 31),
            "pack: a weight must have fewer than 2^31 inputs and outputs, got (%lld, %lld, %lld, %lld)",
            static_cast<long long>(out), static_cast<long long>(w.kernel_h), static_cast<long long>(w.kernel_w),
            static_cast<long long>(in));
-  w.data = Tensor::empty({out * w.kernel_h * w.kernel_w * padded_in(in)}, stored, plain.device());
+  w.data = Tensor::empty({out * w.kernel_h * w.kernel_w * cuda_padded_in(in)}, stored, plain.device());
   return w;
 }
 
@@ -140,7 +140,7 @@ void check_weight_layout(const char* op, const Weight& w) {
 }
 
 Tensor aligned_rows(const Tensor& x) {
-  const int64_t in = x.shape()[-1], padded = padded_in(in);
+  const int64_t in = x.shape()[-1], padded = cuda_padded_in(in);
   if (in == padded && x.row_stride() % 8 == 0 && reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0) return x;
   Shape shape = x.shape();
   shape.set(-1, padded);
@@ -153,7 +153,7 @@ Tensor aligned_rows(const Tensor& x) {
 }
 
 Tensor widened(const Weight& w, int64_t first, int64_t count) {
-  const int64_t row = w.kernel_h * w.kernel_w * padded_in(w.in);
+  const int64_t row = w.kernel_h * w.kernel_w * cuda_padded_in(w.in);
   const Tensor wide = Tensor::empty({count * row}, w.dtype, w.data.device());
   with_type(w.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -164,12 +164,12 @@ Tensor widened(const Weight& w, int64_t first, int64_t count) {
 }
 
 size_t CudaBackend::packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) {
-  return size_t(out * kernel_h * kernel_w * padded_in(in)) * dtype_size(dtype);
+  return cuda_packed_bytes(out, kernel_h, kernel_w, in, dtype);
 }
 
 Weight CudaBackend::pack(const Tensor& plain, DType dtype) {
   Weight w = empty_weight(plain, plain.dim(0), plain.dim(-1), dtype, dtype);
-  const int64_t padded = padded_in(w.in);
+  const int64_t padded = cuda_padded_in(w.in);
   with_type(dtype, [&](auto to) {
     with_type(plain.dtype(), [&](auto from) {
       using To = decltype(to);
@@ -183,7 +183,7 @@ Weight CudaBackend::pack(const Tensor& plain, DType dtype) {
 
 Weight CudaBackend::pack_transposed(const Tensor& plain, DType dtype) {
   Weight w = empty_weight(plain, plain.dim(-1), plain.dim(0), dtype, dtype);
-  const int64_t taps = w.kernel_h * w.kernel_w, padded = padded_in(w.in);
+  const int64_t taps = w.kernel_h * w.kernel_w, padded = cuda_padded_in(w.in);
   const auto tiles = [](int64_t n) { return unsigned((n + kTile - 1) / kTile); };
   DF_CHECK(tiles(w.out) <= 65535 && taps <= 65535,
            "pack_transposed: a weight of %lld inputs and %lld taps does not fit a grid", static_cast<long long>(w.out),
@@ -207,14 +207,14 @@ Weight CudaBackend::pack_int8(const Tensor& plain, DType dtype) {
     using From = decltype(from);
     gpu::launch(quantize_kernel<From>, dim3(blocks_for(w.out, kRowWarps)), dim3(32 * kRowWarps), 0, stream(plain.device()),
                 static_cast<int8_t*>(w.data.raw()), w.scales.data<float>(), rows<const From>(plain), int(w.out), int(w.in),
-                int(padded_in(w.in)));
+                int(cuda_padded_in(w.in)));
   });
   return w;
 }
 
 void CudaBackend::unpack(Tensor& plain, const Weight& w) {
   check_weight_layout("unpack", w);
-  const int64_t padded = padded_in(w.in);
+  const int64_t padded = cuda_padded_in(w.in);
   const gpu::Stream s = stream(plain.device());
   with_type(plain.dtype(), [&](auto to) {
     using To = decltype(to);

@@ -54,6 +54,10 @@ const Registration products([](Suite& suite) {
       add_linear(suite, 7, 18, out, full);
       add_linear(suite, 7, 18, out, bare);
     }
+    // rows of pairs that end with half a pair
+    const ProductCase aligned{dtype, Layout::Aligned, true, true, 0.7071f};
+    for (int64_t out : {1, 33, 129}) add_linear(suite, 7, 24, out, aligned);
+    add_conv(suite, {2, 5, 6, 16, 35}, aligned);
     add_linear(suite, 77, 512, 192, plain);
     for (int64_t in : {2500, 10240, 13000}) add_linear(suite, 13, in, 40, plain);    // beyond one K block
     add_linear(suite, 3, 25000, 17, full);

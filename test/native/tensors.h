@@ -23,7 +23,7 @@ class Random {
 enum class Layout {
   Dense,    ///< ends where an inaccessible page begins
   Strided,  ///< rows C + 7 apart, the first at an odd offset: nothing is aligned
-  Aligned,  ///< rows C + 24 apart, the first after 8: rows of 16-byte vectors if C is a multiple of 8
+  Aligned,  ///< rows C + 24 apart, rounded up to a multiple of 8, the first after 8: rows that begin at 16-byte vectors
 };
 
 /// "", " strided" or " aligned": the end of a case's name.

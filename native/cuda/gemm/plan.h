@@ -54,6 +54,17 @@ inline ProductPlan plan_product(int64_t rows, int64_t item_rows, int64_t out, in
   return plan;
 }
 
+/// Workspaces, in bytes: partial sums and widened int8 weights of a product, partial sums of a weight gradient.
+constexpr int64_t kSplitWorkspace = 16 << 20, kWidenedWorkspace = 16 << 20, kGradientWorkspace = 64 << 20;
+
+/// How many of `units`, whose partial sums take unit_bytes each, one launch makes: what fits the workspace, one at least.
+inline int64_t split_slab(int64_t units, int64_t splits, int64_t unit_bytes, int64_t workspace_bytes) {
+  return splits == 1 ? units : std::clamp<int64_t>(workspace_bytes / unit_bytes, 1, units);
+}
+/// How many outputs of an int8 weight are widened at a time: tiles that fit the workspace, one at least.
+inline int64_t widened_slab(int64_t row_bytes, int64_t workspace_bytes) {
+  return std::max<int64_t>(workspace_bytes / row_bytes / 128 * 128, 128);
+}
 // ---- wgmma
 
 /// Output pixels: n images × h rows × w columns, and how many such boxes cover the pictures.
@@ -109,7 +120,24 @@ inline WidePlan plan_wide_product(int64_t rows, int64_t item_rows, int64_t out, 
   return plan;
 }
 
+/// Most bytes of the partial sums of a product, by mma.sync or wgmma: the workspace, or one row of tiles of the one or one
+/// tile of the other where that is more. in: as packed.
+inline int64_t product_scratch_bytes(int64_t rows, int64_t item_rows, int64_t out, int64_t taps, int64_t in,
+                                     int multiprocessors, int64_t workspace_bytes) {
+  const ProductPlan plan = plan_product(rows, item_rows, out, ceil_div(taps * in, 64), multiprocessors);
+  const WidePlan wide = plan_wide_product(rows, item_rows, out, taps * ceil_div(in, 64), multiprocessors);
+  int64_t values = 0;
+  for (const TileCost& t : kTileCosts)
+    if (t.tile == plan.tile && plan.splits > 1) values = t.rows * ceil_div(out, t.columns) * t.columns * plan.splits;
+  if (wide.splits > 1) values = std::max<int64_t>(values, 128 * wide.width * wide.splits);
+  if (plan.splits == 1 && wide.splits == 1) return 0;
+  return std::max(values * int64_t(sizeof(float)), workspace_bytes);
+}
+
 // ---- weight gradients
+
+/// Outputs and columns of a block of the plain kernel, and of those with mma.sync and wgmma.
+constexpr int kPlainGradientTile = 64, kGradientTile = 128;
 
 struct GradientPlan {
   int64_t pieces = 1, piece_rows = 1;
@@ -135,6 +163,18 @@ inline GradientSlab gradient_slab(int64_t out, int64_t taps, int64_t in, int64_t
   const int64_t tap_bytes = shares * in * int64_t(sizeof(float)), fits = workspace_bytes / (tap_bytes * taps) / 128 * 128;
   if (fits >= 128 || out <= 128) return {std::min(out, std::max<int64_t>(fits, 128)), taps};
   return {128, std::clamp<int64_t>(workspace_bytes / (tap_bytes * 128), 1, taps)};
+}
+/// Most bytes of the partial sums of a weight gradient, whatever kernel makes it.
+inline int64_t gradient_scratch_bytes(int64_t items, int64_t item_rows, int64_t out, int64_t taps, int64_t in,
+                                      int multiprocessors, int64_t workspace_bytes) {
+  int64_t most = 0;
+  for (int tile : {kPlainGradientTile, kGradientTile}) {
+    const int64_t shares =
+        ceil_div(items, 2) * plan_weight_gradient(item_rows, out, taps * in, tile, multiprocessors).pieces;
+    const GradientSlab slab = gradient_slab(out, taps, in, shares, workspace_bytes);
+    if (shares > 1) most = std::max(most, shares * slab.outs * slab.taps * in * int64_t(sizeof(float)));
+  }
+  return most;
 }
 
 }  // namespace df::gemm

@@ -2,6 +2,7 @@
 // rows are output pixels and whose sum runs over (tap, input channel). A linear layer is a 1×1 convolution of images of
 // one pixel.
 #pragma once
+#include "cuda/gemm/plan.h"
 #include "cuda/gpu/host.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
@@ -61,10 +62,10 @@ template <class T> GPU_FN void store_pair(const Product<T>& p, bool paired, int 
   if (n + 1 < p.out) to[1] = gpu::from_float<T>(finish(p, n + 1, v1, residual_at(p, m, n + 1)));
 }
 
-/// Bounds of what one product keeps besides: partial sums, and int8 weights widened. Emulated: so little that tests need
-/// several launches.
-constexpr int64_t kSplitWorkspace = GPU_EMULATED ? 256 << 10 : 16 << 20;
-constexpr int64_t kWidenedWorkspace = GPU_EMULATED ? 4 << 10 : 16 << 20;
+/// What one product keeps besides: partial sums, and int8 weights widened. Emulated: so little that tests need several
+/// launches.
+constexpr int64_t kSplitWorkspace = GPU_EMULATED ? 256 << 10 : gemm::kSplitWorkspace;
+constexpr int64_t kWidenedWorkspace = GPU_EMULATED ? 4 << 10 : gemm::kWidenedWorkspace;
 
 /// Partial sums of the blocks that share a tile, and the tickets by which they meet (left zero); none for one split.
 class SplitScratch {

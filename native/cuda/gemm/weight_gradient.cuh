@@ -1,13 +1,14 @@
 // A weight gradient as its kernels see it: dw (out, taps * in) += scale · Σ over output pixels of dy ⊗ x. The pixels of a
 // pair of items are cut into pieces; pair and piece make a share, summed by one block per tile.
 #pragma once
+#include "cuda/gemm/plan.h"
 #include "cuda/gpu/host.cuh"
 #include "cuda/gpu/math.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
 
 /// Partial sums in flight at a time. Emulated: so few that a test needs several slabs.
-constexpr int64_t kGradientWorkspace = GPU_EMULATED ? 64 << 10 : 64 << 20;
+constexpr int64_t kGradientWorkspace = GPU_EMULATED ? 64 << 10 : gemm::kGradientWorkspace;
 
 template <class T> struct WeightGradient {
   Rows<const T> x, dy;
@@ -59,6 +60,6 @@ void add_partial_gradients(Rows<float> gradient, const float* partial, int64_t r
 template <class T> void sum_mma(const WeightGradient<T>& p, gpu::Stream s);
 /// hopper/weight_gradient_wgmma.cu: the same on a device of compute capability 9.0.
 template <class T> void sum_wgmma(WeightGradient<T> p, Device device);
-constexpr int kGradientTile = 128;  ///< of both: outputs and columns of a block
+constexpr int kGradientTile = gemm::kGradientTile;  ///< of both: outputs and columns of a block
 
 }  // namespace df::IF_CUDA_NAMESPACE

@@ -162,7 +162,7 @@ template <class T, int BN, int Stages> void run(Product<T> p, int splits, Device
   DF_CHECK(tiles * splits < (int64_t(1) << 31), "cuda: a product of %d rows and %d outputs is too large", p.rows, p.out);
   // slabs of tiles, so that the partial sums stay small; they are used one after the other
   const int64_t tile_bytes = splits * BM * BN * int64_t(sizeof(float));
-  const int64_t slab = splits == 1 ? tiles : std::clamp<int64_t>(kSplitWorkspace / tile_bytes, 1, tiles);
+  const int64_t slab = gemm::split_slab(tiles, splits, tile_bytes, kSplitWorkspace);
   const SplitScratch scratch(slab, splits, BM * BN, device);
   w.partial = scratch.partial();
   w.tickets = scratch.tickets();
