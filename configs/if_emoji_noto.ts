@@ -1,4 +1,4 @@
-// Fine-tunes the model that comes with the package, drawn in the style of Fluent emoji, to that of Noto emoji: some five minutes on
+// Fine-tunes the model that comes with the package, drawn in the style of Fluent emoji, to that of Noto emoji: about six minutes on
 // two cores. The pictures come from npm: `npm install @iconify-json/noto emojibase-data` where this package is a dependency; a
 // checkout has them.
 import { defineConfig } from 'deepfloyd-if';

@@ -24,6 +24,8 @@ export async function outputPlan(out: string | undefined, prompt: string, seed: 
   if (extension !== '.png' && extension !== '.safetensors') throw new IFError('INVALID_ARGUMENT', `--out: expected FILE.png or FILE.safetensors, got "${file}"`);
   const stem = file.slice(0, -extension.length);
   if ((await stat(file).catch(() => undefined))?.isDirectory()) throw new IFError('IO', `--out: ${file} is a folder`);
+  const folder = path.dirname(file);
+  if (!(await stat(folder).catch(() => undefined))) throw new IFError('IO', `--out: there is no folder ${folder} for ${file}: create it first, or check the spelling`);
   await checkWritable(`${stem}.stage2-1024${extension}`); // the longest name that saveResult makes
   return { stem, format: extension === '.png' ? 'png' : 'safetensors' };
 }

@@ -14,7 +14,7 @@ const EXTENSIONS = ['.ts', '.mts', '.cts', '.js', '.mjs', '.cjs', '.json'];
  * another, and `defineConfig` from this package by its name.
  * @returns what the file says, not checked
  * @throws IFError `NOT_FOUND`, `IO`, `INVALID_ARGUMENT` for another extension or without a default export, `FILE_FORMAT` when
- *   the file cannot be run (the first line of the reason is in the message)
+ *   the file cannot be run (the first line of the reason is in the message, and where the syntax is wrong the line of the file)
  */
 export async function loadConfigFile(file: string): Promise<unknown> {
   const extension = path.extname(file).toLowerCase();
@@ -38,8 +38,9 @@ async function runModule(absolute: string, file: string): Promise<Record<string,
     return await jiti.import<Record<string, unknown>>(absolute);
   } catch (cause) {
     if (cause instanceof IFError) throw cause;
-    const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
-    throw new IFError('FILE_FORMAT', `configuration: ${file} could not be run: ${reason}`, { cause });
+    const [reason, where] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
+    const line = /^ParseError: /.test(reason!) ? /:(\d+):\d+$/.exec(where ?? '')?.[1] : undefined; // jiti: reason, then FILE:LINE:COLUMN
+    throw new IFError('FILE_FORMAT', `configuration: ${file} could not be run: ${reason!.trim()}${line ? ` at line ${line}` : ''}`, { cause });
   }
 }
 

@@ -125,7 +125,8 @@ function crossOnly(only: boolean[], blocks: BlockType[]): Pick<UNetConfig, 'only
  */
 export function originalConfigYaml(config: UNetConfig, where: string): string {
   const refuse = (field: string, value: unknown, supported: string): never => {
-    throw new IFError('UNSUPPORTED', `${where}: ${field} ${describeJson(value)} has no counterpart in the original IF code (supported: ${supported})`);
+    const key = field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`); // as config.json has it
+    throw new IFError('UNSUPPORTED', `${where}: ${key} ${describeJson(value)} has no counterpart in the original IF code (supported: ${supported})`);
   };
   for (const [key, value] of Object.entries(FIXED)) if (config[key as keyof typeof FIXED] !== value) refuse(key, config[key as keyof typeof FIXED], describeJson(value));
   const imageSize = config.sampleSize ?? refuse('sample_size', null, 'a number');

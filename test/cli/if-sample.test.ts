@@ -187,7 +187,7 @@ describe('what it refuses', () => {
   });
   test('a device that is not there', () => expectRefused(tiny('--device', 'cuda'), 1, /cuda:0 cannot be used: [^\n]+$/m));
   test('output that cannot be written', async () => {
-    await expectRefused(tiny('--out', 'no/such/folder/x.png'), 1, /ENOENT/);
+    await expectRefused(tiny('--out', 'no/such/folder/x.png'), 1, /--out: there is no folder no\/such\/folder for no\/such\/folder\/x\.png/);
     mkdirSync(path.join(dir, 'folder.png'), { recursive: true });
     await expectRefused(tiny('--out', 'folder.png'), 1, /is a folder/);
     await expectRefused(tiny('--out', `${'x'.repeat(245)}.png`), 1, /longer than 255 bytes/);

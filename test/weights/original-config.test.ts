@@ -88,14 +88,14 @@ describe('config.yml', () => {
 describe('networks that the original code cannot express', () => {
   const config = parseOriginalConfig(text('I'), 'I');
   test.each<[string, Partial<UNetConfig>, string]>([
-    ['norm groups', { normNumGroups: 8 }, 'normNumGroups 8'],
+    ['norm groups', { normNumGroups: 8 }, 'norm_num_groups 8'],
     ['no size', { sampleSize: null }, 'sample_size'],
     ['widths that are no multiples', { blockOutChannels: [32, 48] }, 'block_out_channels'],
     ['a time embedding of its own width', { timeEmbeddingDim: 128 }, 'time_embedding_dim 128'],
     ['an up path of its own', { upBlocks: ['resnet', 'resnet'] }, 'up_block_types'],
     ['one activation only', { timeEmbeddingActFn: 'gelu' }, 'time_embedding_act_fn'],
-    ['a skip scale of its own', { resnetOutScaleFactor: 2, midBlockScaleFactor: 2 }, 'resnetOutScaleFactor 2'],
-    ['a mid block scaled alone', { midBlockScaleFactor: 1 / 0.7071 }, 'midBlockScaleFactor'],
+    ['a skip scale of its own', { resnetOutScaleFactor: 2, midBlockScaleFactor: 2 }, 'resnet_out_scale_factor 2'],
+    ['a mid block scaled alone', { midBlockScaleFactor: 1 / 0.7071 }, 'mid_block_scale_factor'],
     ['a class embedding in stage I', { classEmbedType: 'timestep' }, 'in_channels'],
     ['a mid block without self-attention', { midBlockOnlyCrossAttention: true }, 'mid_block_only_cross_attention'],
     ['a mid block with self-attention', { onlyCrossAttention: [true, true] }, 'mid_block_only_cross_attention'],
