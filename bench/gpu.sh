@@ -3,7 +3,7 @@
 #     bench/gpu.sh [RESULTS.json]
 # builds for the GPU of this machine, runs every op case and the golden networks on it, a part of them under
 # compute-sanitizer, times the published networks beside PyTorch, and, where .gpu/env.sh brings Node, samples end to end.
-# Needs CMake, nvcc and a C++20 compiler; python3 with torch and diffusers for the peer. The results go to
+# Needs CMake, nvcc and a C++20 compiler; python3 with torch for the peer. The results go to
 # bench/results/DEVICE.json, a list with one entry per step; what failed or found no time is an entry that says so.
 set -u
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ begin=$(date +%s)
 total=${IF_GPU_SECONDS:-540}
 build=build/gpu
 lines=$(mktemp)
-trap 'rm -f "$lines" "$lines.out"' EXIT
+trap 'rm -f "$lines" "$lines.out" "$lines.err"' EXIT
 
 left() { echo $((total - $(date +%s) + begin)); }
 quote() { python3 -c 'import json,sys; print(json.dumps(sys.stdin.read().strip()[-1500:]))' 2>/dev/null || printf '"%s"' "$(tr -d '"\\' | tr '\n\t' '  ' | tail -c 1500)"; }
@@ -71,27 +71,49 @@ if ! $build/if_bench device | grep -q '"refusal":""'; then
   exit 1
 fi
 
-# correctness: all ops on all their cases and schedules of strides, then networks, gradients, optimizer steps, replicas
-step "op and network cases" 120 $build/if_tests isa=cuda:0
+# correctness: all ops on all their cases and schedules of strides, then networks, gradients, optimizer steps, replicas and
+# sampling, with each choice of kernels
+cases() {
+  local rc=0 kernels
+  for kernels in plain mma wgmma; do
+    IF_CUDA_KERNELS=$kernels $build/if_tests isa=cuda:0 > /tmp/if-cases-$kernels 2>&1 &
+  done
+  for kernels in plain mma wgmma; do wait -n || rc=1; done
+  for kernels in plain mma wgmma; do
+    echo "$kernels:"
+    grep -A1 '^FAIL' /tmp/if-cases-$kernels | head -n 40
+    tail -n 2 /tmp/if-cases-$kernels
+  done
+  return $rc
+}
+export -f cases
+step "op and network cases" 150 bash -c cases
 if command -v compute-sanitizer > /dev/null; then
-  step memcheck 45 compute-sanitizer --tool memcheck --error-exitcode 9 $build/if_tests "tiny isa=cuda:0" "unet_stage1 on a device f32 isa=cuda:0" "device copies"
-  step racecheck 30 compute-sanitizer --tool racecheck --error-exitcode 9 $build/if_tests "t5_tiny on a device bf16 isa=cuda:0"
-  step initcheck 30 compute-sanitizer --tool initcheck --error-exitcode 9 $build/if_tests "t5_tiny gradients on a device f32 isa=cuda:0"
+  # every fortieth case; racecheck does not follow TMA and mbarriers
+  mapfile -t some < <($build/if_tests --list | grep 'isa=cuda:0$' | awk 'NR % 40 == 1')
+  sanitize=(compute-sanitizer --error-exitcode 9)
+  step memcheck 45 env IF_CUDA_KERNELS=wgmma "${sanitize[@]}" --tool memcheck $build/if_tests "${some[@]}" "device copies"
+  step racecheck 40 env IF_CUDA_KERNELS=mma "${sanitize[@]}" --tool racecheck $build/if_tests "${some[@]}"
+  step initcheck 30 env IF_CUDA_KERNELS=mma "${sanitize[@]}" --tool initcheck $build/if_tests "t5_tiny gradients on a device f32 isa=cuda:0"
 fi
 
-# speed
+# speed: the fast kernels on everything, the plain ones on one layer only
 ours=(--device cuda:0 --dtype bf16)
-measure 60 $build/if_bench unet --config IF-I-XL --batch 2 --size 64 --runs 20 "${ours[@]}"
-measure 45 $build/if_bench unet --config IF-II-L --batch 2 --size 256 --runs 20 "${ours[@]}"
-measure 60 $build/if_bench training --config IF-I-L --batch 16 --size 64 --runs 8 "${ours[@]}"
-measure 30 $build/if_bench conv --shape 2,64,704,704 --runs 50 "${ours[@]}"
-measure 30 $build/if_bench linear --shape 8192,8192,8192 --runs 20 "${ours[@]}"
-if python3 -c 'import torch, diffusers' 2> /dev/null; then
-  measure 60 python3 bench/peer/unet_step.py IF-I-XL --device cuda --dtype bf16 --batch 2 --runs 20
-  measure 45 python3 bench/peer/unet_step.py IF-II-L --device cuda --dtype bf16 --batch 2 --runs 20
-  measure 60 python3 bench/peer/train_step.py IF-I-L --device cuda --dtype bf16 --batch 16 --runs 8
+for kernels in wgmma mma; do
+  measure 50 env IF_CUDA_KERNELS=$kernels $build/if_bench unet --config IF-I-XL --batch 2 --size 64 --runs 10 "${ours[@]}"
+  measure 40 env IF_CUDA_KERNELS=$kernels $build/if_bench unet --config IF-II-L --batch 2 --size 256 --runs 10 "${ours[@]}"
+  measure 50 env IF_CUDA_KERNELS=$kernels $build/if_bench training --config IF-I-L --batch 16 --size 64 --runs 5 "${ours[@]}"
+  measure 20 env IF_CUDA_KERNELS=$kernels $build/if_bench linear --shape 8192,8192,8192 --runs 20 "${ours[@]}"
+done
+for kernels in wgmma mma plain; do
+  measure 20 env IF_CUDA_KERNELS=$kernels $build/if_bench conv --shape 2,64,704,704 --runs 20 "${ours[@]}"
+done
+if python3 -c 'import torch' 2> /dev/null; then
+  measure 60 python3 bench/peer/unet_step.py IF-I-XL --device cuda --dtype bf16 --batch 2 --runs 10
+  measure 45 python3 bench/peer/unet_step.py IF-II-L --device cuda --dtype bf16 --batch 2 --runs 10
+  measure 60 python3 bench/peer/train_step.py IF-I-L --device cuda --dtype bf16 --batch 16 --runs 5
 else
-  echo '{"step":"peer","status":"not run: python3 has no torch and diffusers"}' >> "$lines"
+  echo '{"step":"peer","status":"not run: python3 has no torch"}' >> "$lines"
 fi
 
 # end to end

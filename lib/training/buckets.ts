@@ -54,6 +54,7 @@ const FIRST_SOURCE = 2;
  */
 export class BucketOrder implements VisitOrder {
   readonly length: number;
+  readonly perShape: Readonly<Record<string, number>>;
   private readonly orders: SampleOrder[];
   /** Per step so far: its bucket, and how many steps before it had the same. */
   private readonly drawn: number[] = [];
@@ -63,6 +64,7 @@ export class BucketOrder implements VisitOrder {
   /** @param batchSize visits of a step */
   constructor(private readonly random: StatelessRandom, private readonly buckets: readonly Bucket[], private readonly batchSize: number) {
     this.length = buckets.reduce((sum, { pictures }) => sum + pictures.length, 0);
+    this.perShape = Object.fromEntries(buckets.map(({ shape: { width, height }, pictures }) => [`${width} × ${height}`, pictures.length]));
     this.orders = buckets.map(({ pictures }, b) => new SampleOrder(random, pictures, FIRST_SOURCE + b));
     this.counts = buckets.map(() => 0);
   }

@@ -13,7 +13,7 @@ export interface RunState {
   step: number;
   config: RunConfig;
   /** What was trained on. */
-  data: { description: string; length: number; /** Pictures of the class. */ prior?: number };
+  data: { description: string; length: number; /** Pictures of the class. */ prior?: number; /** See VisitOrder.perShape. */ buckets?: Readonly<Record<string, number>> };
   /** The small files of the pipeline that becomes of it. */
   pipeline: PipelineTexts;
 }

@@ -3,6 +3,7 @@
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { addon, type GeneratorHandle } from '../addon.js';
+import { readShape } from '../data/decode.js';
 import { isPictureName } from '../data/folder.js';
 import { listFolder } from '../data/walk.js';
 import { IFError } from '../errors.js';
@@ -39,12 +40,14 @@ export class ClassPictures {
     private readonly stages: readonly ClassStage[],
     /** Number of each: the seed is that of the run plus it. */
     readonly missing: readonly number[],
+    /** Pictures that the folder has once they are drawn. */
+    readonly length: number,
   ) {}
 
   /**
    * Counts what the folder has, and checks that the rest can be drawn. Nothing is loaded.
    * @returns undefined when nothing is asked for
-   * @throws IFError `INVALID_ARGUMENT` for stages that do not fit, and a folder with pictures that were drawn for another prompt;
+   * @throws IFError `INVALID_ARGUMENT` for stages that do not fit, and a folder with pictures that were drawn for another prompt, or smaller;
    *   `OUT_OF_MEMORY`; `IO`; as Stage.open
    */
   static async check(config: RunConfig, model: TrainableModel): Promise<ClassPictures | undefined> {
@@ -53,13 +56,13 @@ export class ClassPictures {
     if (!generate || data?.type !== 'folder' || data.caption === undefined) return undefined; // the schema has checked the last two
     const folder = path.resolve(data.path);
     const stages = await openStages(config, model, generate);
-    const missing = await missingNumbers(folder, data.caption, generate.pictures);
+    const { missing, present } = await missingNumbers(folder, data.caption, config.size, generate.pictures);
     if (missing.length > 0) {
       const t5Dtype = config.model.textDtype ?? config.dtype;
       const plan = await planCascade(model.text.config, stages.map(({ stage, settings, side }) => ({ stage, batch: 1, height: side, width: side, guided: settings.guidance > 1 })), config.dtype, t5Dtype, config.precision, config.devices[0]!);
       checkPlan(plan, config.dtype, t5Dtype, availableMemory(config.devices[0]!));
     }
-    return new ClassPictures(config, model, folder, data.caption, stages, missing);
+    return new ClassPictures(config, model, folder, data.caption, stages, missing, present + missing.length);
   }
 
   /**
@@ -160,23 +163,30 @@ async function openStages({ model: { folder, variant, fromScratch }, stage, size
   return stages;
 }
 
-/** Numbers of the pictures that are not there. Other pictures in the folder count as well, whoever made them. */
-async function missingNumbers(folder: string, prompt: string, wanted: number): Promise<number[]> {
+/** How many pictures are there, and the numbers of those that are not. Other pictures in the folder count as well, whoever made them. */
+async function missingNumbers(folder: string, prompt: string, size: number, wanted: number): Promise<{ missing: number[]; present: number }> {
   const names = await listFolder(folder).then(({ files }) => files.filter(isPictureName), (error: unknown) => {
     if (error instanceof IFError && error.code === 'NOT_FOUND') return [];
     throw error;
   });
-  const drawn = new Set(names.flatMap((name) => NAME.exec(name)?.[1] ?? []).map(Number));
-  for (const number of drawn) {
-    const text = await readPngText(path.join(folder, fileName(number))).catch((error: unknown) => {
+  const drawn = new Set<number>();
+  for (const name of names) {
+    const [, number] = NAME.exec(name) ?? [];
+    if (number === undefined) continue;
+    drawn.add(Number(number));
+    const text = await readPngText(path.join(folder, name)).catch((error: unknown) => {
       if (error instanceof IFError && error.code === 'FILE_FORMAT') return undefined; // skipped and named when it is trained on
       throw error;
     });
-    if (text?.['prompt'] !== undefined && text['prompt'] !== prompt) {
-      throw new IFError('INVALID_ARGUMENT', `priorPreservation.data: ${path.join(folder, fileName(number))} was drawn for "${text['prompt']}", not for "${prompt}": remove the class-*.png files there, or choose another folder`);
-    }
+    if (text?.['prompt'] === undefined) continue;
+    const refuse = (what: string): never => {
+      throw new IFError('INVALID_ARGUMENT', `priorPreservation.data: ${path.join(folder, name)} was drawn ${what}: remove the class-*.png files there, or choose another folder`);
+    };
+    if (text['prompt'] !== prompt) refuse(`for "${text['prompt']}", not for "${prompt}"`);
+    const shape = await readShape(path.join(folder, name));
+    if ('width' in shape && shape.width < size) refuse(`with ${shape.width} pixels a side, the run trains on ${size}`);
   }
   const missing: number[] = [];
   for (let number = 0; missing.length < wanted - names.length; number++) if (!drawn.has(number)) missing.push(number);
-  return missing;
+  return { missing, present: names.length };
 }

@@ -20,6 +20,8 @@ export interface VisitOrder {
   at(position: number, attempt: number): number;
   /** What it is cut to; default: a square of the run's size. */
   shapeAt?(position: number): Shape;
+  /** Pictures of each shape, e.g. `{ '88 × 48': 3 }`; absent without shapes. */
+  readonly perShape?: Readonly<Record<string, number>>;
 }
 
 export interface LoaderSource {

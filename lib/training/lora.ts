@@ -67,11 +67,12 @@ export function loraParameters(config: LoraConfig, networks: AdaptedNetworks): n
   return loraLayers(config, networks).reduce((sum, { shape }) => sum + config.rank * (shape[0]! + shape[1]!), 0);
 }
 
-/** Numbers of the weights that a copy for sampling has for itself. */
+/** Numbers of the weights that copies for sampling have for themselves. */
 export function loraCopiedWeights(config: LoraConfig, networks: AdaptedNetworks): number {
-  return loraLayers(config, { ...networks, text: undefined }).reduce((sum, { shape }) => sum + shape[0]! * shape[1]!, 0);
+  return loraLayers(config, networks).reduce((sum, { shape }) => sum + shape[0]! * shape[1]!, 0);
 }
 
+/** As the addon takes them; null: the whole model is trained. */
 export function loraOptions({ lora }: Pick<RunConfig, 'lora'>): TrainerOptions['lora'] {
   if (!lora) return null;
   const { rank, alpha, dropout, targets, textTargets } = lora;

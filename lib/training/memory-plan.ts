@@ -47,7 +47,7 @@ export async function planTraining(model: TrainableModel, config: RunConfig, sha
     replicas: isCuda(device) ? 1 : devices.length,
     training,
     encoding: model.trainTextEncoder ? undefined : await T5Encoder.plan(model.text.config, arithmetic.dtype, arithmetic.int8Weights, 8, PROMPT_TOKENS, device),
-    // with LoRA it shares the frozen weights
+    // with LoRA it shares the frozen weights, and so does the text encoder's copy
     preview: preview && config.lora ? { ...preview, weightBytes: loraCopiedWeights(config.lora, networks) * (dtype === 'bf16' ? 2 : 4) } : preview,
     lowRes: await stage1?.stage.plan(dtype, 1, height / config.lowRes!.factor, width / config.lowRes!.factor, PROMPT_TOKENS, true, precision, device),
     checkpointBytes: config.lora ? 4 * (copies - 1) * loraParameters(config.lora, networks) : (training.weightBytes * (copies - 1)) / copies,
@@ -78,19 +78,19 @@ export function checkTrainingPlan(plan: TrainingPlan, config: RunConfig, availab
   const { replicas, training } = plan;
   const each = replicas > 1 ? ` on each of ${replicas} devices` : '';
   throw new IFError('OUT_OF_MEMORY', `training needs ${gigabytes(needed)} (${config.lora ? 'frozen weights, ' : ''}parameters, gradients, moments${config.ema ? ' and average' : ''} ${gigabytes(training.weightBytes)}, `
-    + `activations ${gigabytes(training.activationBytes)}${each}), ${gigabytes(available)} are available: ${remedies(config, plan).join(', ')}`);
+    + `activations ${gigabytes(training.activationBytes)}${each}), ${gigabytes(available)} are available: ${remedies(config, plan)}`);
 }
 
-function remedies(config: RunConfig, { replicas, training, preview }: TrainingPlan): string[] {
-  return [
+function remedies(config: RunConfig, { replicas, training, preview }: TrainingPlan): string {
+  const settings = [
     ...(phaseBytes(preview) > replicas * ACTIVATION_MARGIN * training.activationBytes ? ['previews: false'] : []),
     ...(config.gradientCheckpointing ? [] : ['set gradientCheckpointing: true']),
     ...(config.microBatch > 1 ? ['a smaller microBatch'] : []),
     ...(replicas > 1 ? ['fewer devices'] : []),
     ...(config.ema ? ['ema: false'] : []),
     ...(config.lora || config.model.fromScratch ? [] : ['train factors only (lora)']),
-    'or train a smaller model',
   ];
+  return [...settings, settings.length > 0 ? 'or train a smaller model' : 'train a smaller model'].join(', ');
 }
 
 /**

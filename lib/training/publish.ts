@@ -31,9 +31,9 @@ export interface PublishOptions extends ConvertOptions {
 const SETTINGS = ['scheduler/scheduler_config.json', 'image_noising_scheduler/scheduler_config.json', SAMPLE_DEFAULTS_FILE];
 
 /**
- * Makes a diffusers pipeline folder of a checkpoint, or an adapter of one with LoRA: the averaged weights when the run has them, else the last, in
- * `options.dtype` or the run's saveDtype. The checkpoint is enough for what was trained; a text encoder that was not, and any
- * tokenizer, come from the folder that the run started from.
+ * Makes a diffusers pipeline folder of a checkpoint, or an adapter of one with LoRA: the averaged weights when the run has
+ * them, else the last, in `options.dtype` or the run's saveDtype. The checkpoint is enough for what was trained; a text encoder
+ * that was not, and any tokenizer, come from the folder that the run started from.
  * @param checkpoint folder of a checkpoint, or of a run (then the newest whole checkpoint of it)
  * @throws IFError `NOT_FOUND` when there is no checkpoint, or no text encoder; `FILE_FORMAT`, `WEIGHTS` when it is damaged;
  *   `IO`, `INVALID_ARGUMENT` for the output (see writeFolder), `CANCELLED`

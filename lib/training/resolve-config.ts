@@ -166,6 +166,7 @@ function checkTogether(config: ResolvedConfig, place: Place): void {
   if (config.lora) {
     if (model.fromScratch) place.at('lora').fail('needs the weights that it adapts; leave model.fromScratch out');
     if (model.trainTextEncoder) place.at('model').at('trainTextEncoder').fail('with lora the model is frozen; set lora.textEncoder to train factors of the text encoder');
+    if (!config.lora.textEncoder && config.lora.textTargets.join() !== TEXT_TARGETS.join()) place.at('lora').at('textTargets').fail('needs lora.textEncoder: true');
     if (config.lora.textEncoder && model.textDtype) place.at('model').at('textDtype').fail('is of a text encoder that is not trained; leave it out with lora.textEncoder');
     if (config.lora.textEncoder && config.lowRes?.stage1) place.at('lowRes').at('stage1').fail('reads the embeddings of a text encoder that is not trained; leave it out with lora.textEncoder');
   }

@@ -21,7 +21,7 @@ import { PREVIEW_BATCH, type PreviewItem } from './preview.js';
 import type { ResolvedConfig } from './resolve-config.js';
 import { completeConfig, heldOutPictures, pictureShapes, trajectoryDifferences, type RunConfig } from './run-config.js';
 import { holdOut } from './sample-order.js';
-import { trainingSources } from './sources.js';
+import { shapesText, trainingSources } from './sources.js';
 import { Stage1Samples } from './stage1-samples.js';
 import { readPictures } from './validation.js';
 
@@ -88,6 +88,7 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     await prepareFolder(config.out);
     const checkpoints = new Checkpoints(path.join(config.out, 'checkpoints'), config.checkpoints.keep);
     const checkpoint = await findCheckpoint(checkpoints, config, data, options.resume, onEvent);
+    checkPrior(checkpoint, ready?.length ?? classPictures?.length);
 
     const random = new StatelessRandom(BigInt(config.seed));
     const { training, heldOut } = holdOut(random, data.length, heldOutPictures(config));
@@ -107,8 +108,8 @@ export async function setUp(given: ResolvedConfig, options: SetupOptions): Promi
     await writeFileAtomic(path.join(config.out, 'training_config.json'), `${JSON.stringify(config, null, 2)}\n`);
     await classPictures?.draw(options.cacheDir, onEvent, signal);
     const prior = ready ?? await openPrior();
-    checkPrior(checkpoint, prior);
     const sources = await trainingSources(data, training, prior, { config, random, shapes, onEvent, signal });
+    checkBuckets(checkpoint, sources[0]!.order.perShape);
     const scheduler = DDPMScheduler.fromConfig(trainedScheduler(model.schedulerJson, config.objective), `${model.folder.scheduler}/scheduler_config.json`);
     return { config, model, scheduler, random, sources, datasets, heldOut: pictures, shapes, previewItems, plan, pipeline, checkpoints, checkpoint };
   } catch (error) {
@@ -127,9 +128,9 @@ function dataContext({ cacheDir, onEvent }: SetupOptions): DataContext {
 
 /** Checks the devices and shares the cores among them. */
 function useDevices({ devices, threads }: ResolvedConfig): string[] {
+  if (new Set(devices.map((name) => name.split(':')[0])).size > 1) throw new IFError('INVALID_ARGUMENT', `devices: expected all of one type, got ${devices.join(', ')}`);
   const names = devices.map(resolveDevice);
   if (new Set(names).size !== names.length) throw new IFError('INVALID_ARGUMENT', `devices: expected each once, got ${devices.join(', ')}`);
-  if (new Set(names.map((name) => name.split(':')[0])).size > 1) throw new IFError('INVALID_ARGUMENT', `devices: expected all of one type, got ${devices.join(', ')}`);
   const each = threads > 0 || names.length === 1 ? threads : Math.max(1, Math.floor(addon.cpuInfo().cores / names.length));
   for (const name of names) setThreads(name, each);
   return names;
@@ -174,10 +175,17 @@ async function findCheckpoint(checkpoints: Checkpoints, config: RunConfig, data:
 }
 
 /** The order of the class's pictures depends on their number. */
-function checkPrior(checkpoint: Checkpoint | undefined, prior: Dataset | undefined): void {
+function checkPrior(checkpoint: Checkpoint | undefined, pictures: number | undefined): void {
   const before = checkpoint?.state.data.prior;
-  if (before === undefined || before === prior?.length) return;
-  throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with ${before} pictures of the class, now there are ${prior?.length ?? 0}: restore them, or start another run with --out`);
+  if (before === undefined || before === pictures) return;
+  throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with ${before} pictures of the class, now it would have ${pictures ?? 0}: restore their number, or start another run with --out`);
+}
+
+/** So does the order of the buckets on what is in them: a picture may have become readable, or another one. */
+function checkBuckets(checkpoint: Checkpoint | undefined, perShape: Readonly<Record<string, number>> = {}): void {
+  const before = checkpoint?.state.data.buckets;
+  if (before === undefined || shapesText(before) === shapesText(perShape)) return;
+  throw new IFError('INVALID_ARGUMENT', `--resume: the run was begun with buckets of ${shapesText(before)} pictures, now they are ${shapesText(perShape)}: restore the pictures, or start another run with --out`);
 }
 
 const PREVIEW_PICTURES = 4;

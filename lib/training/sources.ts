@@ -36,6 +36,12 @@ async function bucketOrder(data: Dataset, training: Uint32Array, { config, rando
   });
   const buckets = fillBuckets(shapes, ratios, training);
   if (buckets.length === 0) throw new IFError('NOT_FOUND', `${data.description}: no picture can be read${data.skipped[0] ? `; the first: ${data.skipped[0].key}: ${data.skipped[0].reason}` : ''}`);
-  onEvent({ type: 'status', message: `buckets: ${buckets.map(({ shape, pictures }) => `${shape.width} × ${shape.height}: ${pictures.length}`).join(', ')}` });
-  return new BucketOrder(random, buckets, config.batchSize);
+  const order = new BucketOrder(random, buckets, config.batchSize);
+  onEvent({ type: 'status', message: `buckets: ${shapesText(order.perShape)}` });
+  return order;
+}
+
+/** `56 × 72: 3, 64 × 64: 9`. */
+export function shapesText(perShape: Readonly<Record<string, number>>): string {
+  return Object.entries(perShape).map(([shape, pictures]) => `${shape}: ${pictures}`).join(', ');
 }

@@ -222,8 +222,9 @@ class Run {
   private async save(): Promise<void> {
     if (this.saved === this.step) return;
     const { config, checkpoints, sources, pipeline } = this.setup;
-    const { description, length } = sources[0]!.dataset;
-    const dir = await checkpoints.save({ step: this.step, config, data: { description, length, ...(sources[1] ? { prior: sources[1].dataset.length } : {}) }, pipeline }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
+    const { dataset: { description, length }, order: { perShape } } = sources[0]!;
+    const data = { description, length, ...(sources[1] ? { prior: sources[1].dataset.length } : {}), ...(perShape ? { buckets: perShape } : {}) };
+    const dir = await checkpoints.save({ step: this.step, config, data, pipeline }, stateParts(this.setup), (part, file) => this.replicas.save(file, part, 'f32'));
     this.saved = this.step;
     this.onEvent({ type: 'checkpoint', step: this.step, dir });
   }

@@ -2,11 +2,12 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { IFError } from '../errors.js';
-import { writeFileAtomic } from '../files.js';
+import { ioError, writeFileAtomic } from '../files.js';
 import { withFactors, type LoraFactors } from '../lora-factors.js';
 import { changedJson, readJson, type JsonObject } from '../models/json.js';
 import { parseT5Config } from '../models/t5-config.js';
 import { parseUNetConfig } from '../models/unet-config.js';
+import { firstNames } from '../suggest.js';
 import type { ConvertOptions } from './convert.js';
 import { findWeights, resolveStage, type Component } from './folder.js';
 import { checkLora, openLora, type LoraModule, type LoraOrigin } from './lora-format.js';
@@ -35,6 +36,7 @@ export interface AppliedLora {
 }
 
 const MAX_SCALE = 1000;
+const SCHEDULER_CONFIG = 'scheduler_config.json';
 
 /**
  * `DIR` or `DIR:SCALE`, e.g. `runs/dog:0.8`.
@@ -82,10 +84,15 @@ export function loraFactors(loras: readonly AppliedLora[], component: Component)
 /**
  * What a scheduler must be told of how the adapters of its network were trained: a variance that one of them did not train
  * is `fixed_small`. Adapters that count nothing have no say.
+ * @throws IFError `INVALID_ARGUMENT` for adapters that were trained to predict different things
  */
 export function loraScheduler(loras: readonly AppliedLora[]): JsonObject {
-  const origins = loras.filter(({ scale }) => scale > 0).map(({ origin }) => origin);
-  const prediction = origins.find((origin) => origin.prediction !== undefined)?.prediction;
+  const counted = loras.filter(({ scale }) => scale > 0);
+  const origins = counted.map(({ origin }) => origin);
+  const first = counted.find(({ origin }) => origin.prediction !== undefined);
+  const prediction = first?.origin.prediction;
+  const other = counted.find(({ origin }) => origin.prediction !== undefined && origin.prediction !== prediction);
+  if (other) throw new IFError('INVALID_ARGUMENT', `lora ${other.path}: it was trained to predict ${other.origin.prediction}, ${first!.path} ${prediction}: they do not go together`);
   const variances = origins.map(({ variance }) => variance);
   const variance = variances.includes('fixed') ? 'fixed_small' : variances.includes('learned') ? 'learned_range' : undefined;
   return { ...(prediction === undefined ? {} : { prediction_type: prediction }), ...(variance === undefined ? {} : { variance_type: variance }) };
@@ -103,21 +110,24 @@ export function checkLoraStage({ path: dir, origin }: AppliedLora, upscales: boo
 /**
  * Writes a pipeline folder with the products of adapters added to its weights, each sum rounded once. The scheduler becomes
  * the one that the adapters were trained for; merged with the negative scale an adapter is taken out again, up to rounding.
- * @throws IFError `INVALID_ARGUMENT` without adapters, or for one of another stage; `WEIGHTS` for modules that the model does
- *   not have or has in another shape; `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`, `IO`, `CANCELLED`, and for the output as writeFolder
+ * @throws IFError `INVALID_ARGUMENT` without adapters, or for one of another stage; `WEIGHTS` for modules that the model or
+ *   its files do not have, or that have another shape; `NOT_FOUND`, `FILE_FORMAT`, `UNSUPPORTED`, `IO`, `CANCELLED`, and for the output as writeFolder
  */
 export async function mergeLora(input: string, output: string, specs: readonly LoraSpec[], options: ConvertOptions = {}): Promise<void> {
   if (specs.length === 0) throw new IFError('INVALID_ARGUMENT', 'merge-lora: expected one adapter or several (--lora DIR[:SCALE])');
   const loras = await readLoras(specs);
   const stage = await resolveStage(input);
   for (const lora of loras) checkLoraStage(lora, stage.kind === 'super_resolution', stage.dir);
+  const schedulerFile = path.join(stage.scheduler, SCHEDULER_CONFIG);
+  const scheduler = changedJson(await readFile(schedulerFile, 'utf8').catch((error: unknown) => {
+    throw ioError('reading', schedulerFile, error);
+  }), schedulerFile, loraScheduler(loras));
   const replace = new Map<string, WrittenTensor[]>();
   const close: (() => Promise<void>)[] = [];
   const merge = async (): Promise<void> => {
     await writeFolder(output, [input, ...loras.map((lora) => lora.path)], options, async (dir) => {
       await rewritePipeline(stage.dir, dir, { ...options, replace });
-      const scheduler = path.join(dir, 'scheduler', 'scheduler_config.json');
-      await writeFileAtomic(scheduler, changedJson(await readFile(scheduler, 'utf8'), scheduler, loraScheduler(loras)));
+      await writeFileAtomic(path.join(dir, 'scheduler', SCHEDULER_CONFIG), scheduler);
     });
   };
   /** The merged tensors of a component, for as long as the rest runs. */
@@ -130,8 +140,11 @@ export async function mergeLora(input: string, output: string, specs: readonly L
     const source = await openWeights((await findWeights(folder, component, { archives: true })).files, options.signal);
     close.push(() => source.close());
     await withFactors(loraFactors(loras, component), async (products) => {
-      const tensors = sourceTensors(source, options.dtype);
-      replace.set(component, tensors.map((tensor) => ({ ...tensor, lora: products.filter(({ module }) => tensor.name === `${module}.weight`) })));
+      const tensors = sourceTensors(source, options.dtype).map((tensor) => ({ ...tensor, lora: products.filter(({ module }) => tensor.name === `${module}.weight`) }));
+      const names = new Set(tensors.map(({ name }) => name));
+      const lacking = products.map(({ module }) => `${module}.weight`).filter((name) => !names.has(name));
+      if (lacking.length > 0) throw new IFError('WEIGHTS', `merge-lora: the weights in ${folder} have no ${firstNames(lacking)}, which an adapter changes`);
+      replace.set(component, tensors);
       await rest();
     });
   };

@@ -1,5 +1,7 @@
 // Timings without Node: one JSON line per measurement. Random weights, configurations of bench/model-configs.json.
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -128,11 +130,13 @@ void measure(const std::string& kind, const Options& o) {
     fail(ErrorCode::InvalidArgument, "unknown measurement \"%s\"\n%s", kind.c_str(), kUsage);
   }
   const double s = median(t.seconds);
+  const char* kernels = std::getenv("IF_CUDA_KERNELS");
+  const std::string chosen = device.type == DeviceType::Cuda && kernels ? ",\"kernels\":" + json_quote(kernels) : "";
   std::printf("{\"kind\":%s,%s,\"dtype\":\"%s\",\"device\":\"%s\",\"median_s\":%.6g,\"min_s\":%.6g,\"runs\":%lld,\"gflop\":%.6g,"
-              "\"gflops\":%.6g,\"peak_bytes\":%zu}\n",
+              "\"gflops\":%.6g,\"peak_bytes\":%zu%s}\n",
               json_quote(kind).c_str(), what.c_str(), dtype_name(dtype), device.str().c_str(), s,
               *std::min_element(t.seconds.begin(), t.seconds.end()), static_cast<long long>(runs), t.flops / 1e9,
-              t.flops / s / 1e9, t.peak_bytes);
+              t.flops / s / 1e9, t.peak_bytes, chosen.c_str());
 }
 
 }  // namespace

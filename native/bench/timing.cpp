@@ -85,7 +85,7 @@ Timing time_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t s
   const Conditioning cond = unet.prepare(random_tensor({batch, kTokens, config.encoder_hid_dim}, DType::F32, 1, 2, device));
   const Tensor t = vector_of(std::vector<float>(size_t(batch), 500), device);
   const Tensor labels = config.class_embed ? vector_of(std::vector<float>(size_t(batch), 250), device) : Tensor();
-  return time_runs(runs, device, [&] { unet.forward(x, t, cond, labels); });
+  return time_runs(runs, device, [&] { cond.steps->run(unet, x, t, cond, labels); });
 }
 
 Timing time_t5(const T5Config& config, DType dtype, int64_t batch, int64_t runs, Device device) {

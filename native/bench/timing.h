@@ -22,7 +22,7 @@ Timing time_linear(int64_t m, int64_t n, int64_t k, DType dtype, bool int8_weigh
 /// A 3×3 convolution with padding 1 of `batch` pictures of size × size.
 Timing time_conv(int64_t batch, int64_t size, int64_t in, int64_t out, DType dtype, Precision precision, int64_t runs,
                  Device device);
-/// One forward pass with random weights and 77 tokens.
+/// One forward pass with random weights and 77 tokens, as a sampling step runs it.
 Timing time_unet(const UNetConfig& config, DType dtype, int64_t batch, int64_t size, Precision precision, int64_t runs,
                  Device device);
 /// One encoding of 77 tokens with random weights.

@@ -94,6 +94,10 @@ void transfer(const Tensor& y, const Tensor& x) {
   const DeviceRows source{x.device(), x.raw(), x.contiguous() ? row : size_t(x.row_stride()) * size};
   const DeviceRows target{y.device(), y.raw(), y.contiguous() ? row : size_t(y.row_stride()) * size};
   if (from == DeviceType::Cuda || to == DeviceType::Cuda) return device_runtime().copy(target, source, row, rows);
+  if (x.contiguous() && y.contiguous())
+    return parallel_ranges(int64_t(x.bytes()), int64_t(4) << 20, [&](int64_t begin, int64_t end) {
+      std::memcpy(static_cast<char*>(target.data) + begin, static_cast<const char*>(source.data) + begin, size_t(end - begin));
+    });
   for (size_t r = 0; r < rows; r++)
     std::memcpy(static_cast<char*>(target.data) + r * target.pitch, static_cast<const char*>(source.data) + r * source.pitch, row);
 }

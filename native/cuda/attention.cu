@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(kThreads, 4) attention_kernel(Rows<T> y, Atten
 }  // namespace
 
 void CudaBackend::attention(Tensor& y, const Tensor& q, const AttentionParams& p) {
-  if (products_ != ProductCore::Simt && attention_mma_fits(q, p, {y})) {
-    const bool wgmma = products_ == ProductCore::Wgmma && !p.bias.defined() && !p.mask.defined() && has_wgmma(q.device());
+  if (kernels_ != Kernels::Plain && attention_mma_fits(q, p, {y})) {
+    const bool wgmma = kernels_ == Kernels::Wgmma && !p.bias.defined() && !p.mask.defined() && has_wgmma(q.device());
     return wgmma ? attention_wgmma(y, q, p) : attention_mma(y, q, p);
   }
   with_type(q.dtype(), [&](auto zero) {

@@ -114,7 +114,7 @@ struct Softmax {
   GPU_FN float update(float* scores, int count) {
     float m = largest;
     for (int k = 0; k < count; ++k) m = fmaxf(m, scores[k]);
-    const float base = m == -INFINITY ? 0 : m, shrink = m == -INFINITY ? 1 : expf(largest - m);
+    const float base = m == -INFINITY ? 0 : m, shrink = expf(largest - base);
     sum *= shrink;
     for (int k = 0; k < count; ++k) sum += scores[k] = expf(scores[k] - base);
     largest = m;

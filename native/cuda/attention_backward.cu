@@ -128,7 +128,8 @@ keys_kernel(BackwardProblem<T> g, Into<T> dkey0, Into<T> dvalue0, Into<T> dkey1,
   const int chunks = (p.width + kColumns - 1) / kColumns, chunk = int(blockIdx.x) % chunks;
   const int own = min(kColumns, p.width - chunk * kColumns);
   Tiles t;
-  t.b = int(blockIdx.z), t.h = int(blockIdx.y), t.k0 = int(blockIdx.x) / chunks * kTile, t.keys = min(kTile, p.tokens - t.k0);
+  t.b = int(blockIdx.z), t.h = int(blockIdx.y), t.k0 = int(blockIdx.x) / chunks * kTile;
+  t.keys = min(kTile, p.tokens - t.k0);
   float dk[4][4] = {}, dv[4][4] = {};
   for (t.q0 = 0; t.q0 < p.queries; t.q0 += kTile) {
     t.queries = min(kTile, p.queries - t.q0);
@@ -210,7 +211,7 @@ void CudaBackend::attention_backward(Gradient dq, const std::vector<Gradient>& d
   std::vector<Tensor> all = {dq.into, dy};
   for (const auto* gradients : {&dkey, &dvalue})
     for (const Gradient& g : *gradients) all.push_back(g.into);
-  if (products_ != ProductCore::Simt && attention_mma_fits(q, p, all))
+  if (kernels_ != Kernels::Plain && attention_mma_fits(q, p, all))
     return attention_backward_mma(dq, dkey, dvalue, dbias, dy, q, p);
   const int64_t batch = q.dim(0);
   const gpu::Stream s = stream(q.device());

@@ -149,7 +149,7 @@ struct OnlineSoftmax {
     for (int j = 0; j < kColumnTiles; ++j) m = fmaxf(m, fmaxf(score[0][j][2 * half], score[0][j][2 * half + 1]));
     m = quad_max(m);
     const float base = m == -INFINITY ? 0 : m * factor;
-    const float shrink = m == -INFINITY ? 1 : exp2f(largest[half] * factor - base);
+    const float shrink = exp2f(largest[half] * factor - base);
     largest[half] = m, sum[half] *= shrink;
 #pragma unroll
     for (int j = 0; j < kColumnTiles; ++j)

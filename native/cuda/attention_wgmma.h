@@ -1,4 +1,4 @@
-// Attention for sm_90a (hopper/attention.cu).
+// Attention for sm_90a (hopper/attention_wgmma.cu).
 #pragma once
 #include "cuda/gpu/host.cuh"
 #include "ops/types.h"

@@ -1,18 +1,18 @@
 // The CUDA backend. Each .cu file holds the kernels of a family and the methods that launch them, and is compiled twice:
 // by nvcc for the device, and by the C++ compiler against emulation/ for the tests (namespace cuda_emulated).
 #pragma once
-#include "cuda/gemm/core.h"
 #include "cuda/gpu/host.cuh"
+#include "cuda/kernels.h"
 #include "ops/backend.h"
 
 namespace df::IF_CUDA_NAMESPACE {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(ProductCore products = default_product_core()) : products_(products) {}
+  explicit CudaBackend(Kernels kernels = default_kernels()) : kernels_(kernels) {}
   const char* name() const override {
     constexpr const char* emulated[] = {"cuda/emulated", "cuda/emulated/mma", "cuda/emulated/wgmma"};
-    return GPU_EMULATED ? emulated[int(products_)] : "cuda";
+    return GPU_EMULATED ? emulated[int(kernels_)] : "cuda";
   }
 
   // weights.cu
@@ -26,7 +26,7 @@ class CudaBackend : public Backend {
     void linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) override;
     void conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv2dParams& p, const Epilogue& e) override;
 
-  // products_backward.cu
+  // kernels_backward.cu
     void weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& p, float scale) override;
     void bias_gradient(Tensor& db, const Tensor& dy, float scale) override;
 
@@ -93,7 +93,7 @@ class CudaBackend : public Backend {
       override;
 
  private:
-  ProductCore products_;
+  Kernels kernels_;
 };
 
 /// The one instance; it keeps no state.

@@ -152,7 +152,7 @@ GroupStatistics group_statistics(const Tensor& x, const GroupNormParams& p, cons
 // Wu & He 2018, eq. 1 and 6, with the scale-shift norm of Dhariwal & Nichol 2021 folded into slope and offset.
 void CudaBackend::group_norm(Tensor& y, const Tensor& x, const GroupNormParams& p) {
   const PixelSlabs cut(x);
-  const bool vectors = products_ != ProductCore::Simt && has_vectors(x);
+  const bool vectors = kernels_ != Kernels::Plain && has_vectors(x);
   const GroupStatistics statistics = group_statistics(x, p, cut, vectors);
   const NormConstants constants(statistics, cut, p);
   if (vectors && has_vectors(y)) return vector_normalize(y, x, constants, cut.items);

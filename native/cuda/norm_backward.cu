@@ -201,7 +201,7 @@ void CudaBackend::group_norm_backward(Gradient dx, Tensor dgamma, Tensor dbeta, 
                                       const Tensor& dy, const Tensor& x, const GroupNormParams& p) {
   const gpu::Stream s = stream(x.device());
   const PixelSlabs cut(x);
-  const bool vectors = products_ != ProductCore::Simt && has_vectors(x) && has_vectors(dy);
+  const bool vectors = kernels_ != Kernels::Plain && has_vectors(x) && has_vectors(dy);
   const GroupStatistics statistics = group_statistics(x, p, cut, vectors);
   const NormConstants constants(statistics, cut, p);
   const Tensor slab_sums = Tensor::empty({cut.items, cut.slabs, cut.channels, 2}, DType::F32, x.device());

@@ -1,11 +1,10 @@
 // Linear layers and convolutions: the plain kernel, for every type, shape and alignment, and the choice of the kernel.
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 #include "cuda/cuda_backend.h"
-#include "cuda/gemm/product.cuh"
 #include "cuda/gemm/layout.h"
+#include "cuda/gemm/plan.h"
+#include "cuda/gemm/product.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
 namespace {
@@ -86,7 +85,7 @@ template <class T> Product<T> product_of(Tensor& y, const Tensor& x, const Weigh
   p.rows = small(y.rows());
   p.out = small(w.out);
   p.in = small(w.in);
-  p.padded_in = small(padded_in(w.in));
+  p.padded_in = small(cuda_padded_in(w.in));
   p.taps = small(w.kernel_h * w.kernel_w);
   p.kernel_w = int(w.kernel_w);
   p.height = p.width = p.out_height = p.out_width = p.stride = 1;
@@ -100,16 +99,38 @@ template <class T> void multiply_plain(const Product<T>& p, gpu::Stream s) {
               dim3(blocks_for(p.rows, kTile), tiles), dim3(kThreads), sizeof(Shared), s, p);
 }
 
-template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w, int item_rows, ProductCore core) {
+// Outputs [first, first + count), of weights w that begin with the first of them.
+template <class T> Product<T> outputs_of(Product<T> p, const void* w, int first, int count) {
+  p.w = w;
+  p.out = count;
+  p.y.data += first;
+  if (p.residual.data) p.residual.data += first;
+  if (p.bias) p.bias += first;
+  p.weight_scale += first;
+  return p;
+}
+
+template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w, int item_rows, Kernels kernels) {
   if (p.rows == 0) return;
   if constexpr (sizeof(T) == 2) {
-    if (core != ProductCore::Simt) {
-      const Tensor wide_x = aligned_rows(x), wide_w = w.int8() ? widened(w) : w.data;
+    if (kernels != Kernels::Plain) {
+      const Tensor wide_x = aligned_rows(x);
       p.x = rows<const T>(wide_x);
-      p.w = wide_w.raw();
       p.in = p.padded_in;
-      if (core == ProductCore::Wgmma && p.stride == 1 && has_wgmma(x.device())) return multiply_wgmma(p, item_rows, x.device());
-      return multiply_mma(p, item_rows, x.device());
+      const bool wgmma = kernels == Kernels::Wgmma && p.stride == 1 && has_wgmma(x.device());
+      const auto run = [&](const Product<T>& q) {
+        wgmma ? multiply_wgmma(q, item_rows, x.device()) : multiply_mma(q, item_rows, x.device());
+      };
+      if (!w.int8()) return run(p);
+      // slabs of outputs, so that the widened weights stay small
+      const int64_t row_bytes = int64_t(p.padded_in) * p.taps * int64_t(sizeof(T));
+      const int64_t slab = gemm::widened_slab(row_bytes, kWidenedWorkspace);
+      for (int64_t first = 0; first < p.out; first += slab) {
+        const int64_t count = std::min<int64_t>(slab, p.out - first);
+        const Tensor wide = widened(w, first, count);
+        run(outputs_of(p, wide.raw(), int(first), int(count)));
+      }
+      return;
     }
   }
   multiply_plain(p, stream(x.device()));
@@ -117,24 +138,12 @@ template <class T> void multiply(Product<T> p, const Tensor& x, const Weight& w,
 
 }  // namespace
 
-// Plain is the default until bench/results shows a faster kernel correct and faster on the architecture.
-ProductCore default_product_core() {
-  static const ProductCore core = [] {
-    const char* name = std::getenv("IF_CUDA_PRODUCTS");
-    if (!name || !std::strcmp(name, "simt")) return ProductCore::Simt;
-    if (!std::strcmp(name, "mma")) return ProductCore::Mma;
-    DF_CHECK(!std::strcmp(name, "wgmma"), "IF_CUDA_PRODUCTS must be simt, mma or wgmma, got %s", name);
-    return ProductCore::Wgmma;
-  }();
-  return core;
-}
-
 void CudaBackend::linear(Tensor& y, const Tensor& x, const Weight& w, const Epilogue& e) {
   check_weight_layout("linear", w);
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t items = x.shape().rank() > 1 ? x.dim(0) : 1;
-    multiply<T>(product_of<T>(y, x, w, e), x, w, int(x.rows() / std::max<int64_t>(items, 1)), products_);
+    multiply<T>(product_of<T>(y, x, w, e), x, w, int(x.rows() / std::max<int64_t>(items, 1)), kernels_);
   });
 }
 
@@ -149,7 +158,7 @@ void CudaBackend::conv2d(Tensor& y, const Tensor& x, const Weight& w, const Conv
     p.out_width = int(y.dim(2));
     p.stride = c.stride;
     p.padding = c.padding;
-    multiply<T>(p, x, w, p.out_height * p.out_width, products_);
+    multiply<T>(p, x, w, p.out_height * p.out_width, kernels_);
   });
 }
 

@@ -16,7 +16,7 @@ constexpr int kSumThreads = 256;
 constexpr int kTreeLevels = 24;  // 2^24 pairs
 
 __global__ void __launch_bounds__(kSumThreads, 4)
-sum_kernel(float* gradient, const float* partial, int64_t count, int pairs, int pieces) {
+sum_kernel(Rows<float> gradient, const float* partial, int64_t count, int64_t width, int pairs, int pieces) {
   const int64_t i = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
   if (i >= count) return;
   // tree_sum as a binary counter: level l holds the sum of 2^l pairs when bit l of the number of pairs read is set
@@ -39,13 +39,13 @@ sum_kernel(float* gradient, const float* partial, int64_t count, int pairs, int 
 #pragma unroll
   for (int l = 0; l < kTreeLevels; l++)
     if (pairs >> l & 1) sum = first ? level[l] : level[l] + sum, first = false;
-  gradient[i] += sum;
+  gradient[i / width][i % width] += sum;
 }
 
 // ---- weights
 
 // 64 outputs × 64 columns (tap, input) per block of 128 threads, 8×4 per thread, 32 pixels at a time.
-constexpr int kTile = 64, kSteps = 32, kThreads = 128, kWarps = kThreads / 32, kRows = 8, kColumns = 4;
+constexpr int kTile = gemm::kPlainGradientTile, kSteps = 32, kThreads = 128, kWarps = kThreads / 32, kRows = 8, kColumns = 4;
 
 struct Shared {
   alignas(16) float dy[kSteps][kTile];
@@ -56,7 +56,7 @@ struct Shared {
 template <class T> __global__ void __launch_bounds__(kThreads, 4) weight_gradient_kernel(WeightGradient<T> p) {
   Shared& s = gpu::dynamic_shared<Shared>();
   const int tid = int(threadIdx.x), warp = tid / 32, lane = tid % 32;
-  const int columns = p.taps * p.in, share = int(blockIdx.x) % p.shares;
+  const int columns = p.slab_taps * p.in, share = int(blockIdx.x) % p.shares;
   const int n0 = int(blockIdx.x) / p.shares * kTile, o0 = p.first_out + int(blockIdx.y) * kTile;
   const GradientRange range = range_of(p, share);
 
@@ -64,8 +64,8 @@ template <class T> __global__ void __launch_bounds__(kThreads, 4) weight_gradien
   int channel[2], tap_y[2], tap_x[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const int n = n0 + lane + 32 * h, tap = n / p.in;
-    channel[h] = n - tap * p.in;
+    const int n = n0 + lane + 32 * h, tap = p.first_tap + n / p.in;
+    channel[h] = n % p.in;
     tap_y[h] = n < columns ? tap / p.kernel_w : -(1 << 30);
     tap_x[h] = tap % p.kernel_w;
   }
@@ -105,20 +105,20 @@ template <class T> __global__ void __launch_bounds__(kThreads, 4) weight_gradien
 #pragma unroll
     for (int j = 0; j < kColumns; j++) {
       const int o = o0 + row0 + i, n = n0 + column0 + j;
-      if (o < p.out && n < columns) store_gradient(p, share, o, n, acc[i][j]);
+      if (o < p.first_out + p.outs && n < columns) store_gradient(p, share, o, n, acc[i][j]);
     }
 }
 
 template <class T> void sum_plain(const WeightGradient<T>& p, gpu::Stream s) {
-  const int64_t columns = (int64_t(p.taps) * p.in + kTile - 1) / kTile;
+  const int64_t columns = (int64_t(p.slab_taps) * p.in + kTile - 1) / kTile;
   gpu::launch(weight_gradient_kernel<T>, dim3(blocks_for(columns * p.shares, 1), unsigned((p.outs + kTile - 1) / kTile)),
               dim3(kThreads), sizeof(Shared), s, p);
 }
 
-template <class T> void sum(const WeightGradient<T>& p, ProductCore core, Device device) {
+template <class T> void sum(const WeightGradient<T>& p, Kernels kernels, Device device) {
   if constexpr (sizeof(T) == 2) {
-    if (core == ProductCore::Wgmma && has_wgmma(device)) return sum_wgmma(p, device);
-    if (core != ProductCore::Simt) return sum_mma(p, stream(device));
+    if (kernels == Kernels::Wgmma && has_wgmma(device)) return sum_wgmma(p, device);
+    if (kernels != Kernels::Plain) return sum_mma(p, stream(device));
   }
   sum_plain(p, stream(device));
 }
@@ -151,19 +151,19 @@ int64_t items_of(const Tensor& t) { return t.shape().rank() > 1 ? t.dim(0) : 1; 
 
 }  // namespace
 
-void add_partial_gradients(float* gradient, const float* partial, int64_t count, int64_t pairs, int64_t pieces,
-                           gpu::Stream s) {
+void add_partial_gradients(Rows<float> gradient, const float* partial, int64_t rows, int64_t width, int64_t pairs,
+                           int64_t pieces, gpu::Stream s) {
   DF_CHECK(pairs < (int64_t(1) << kTreeLevels), "cuda: a gradient over %lld pairs of items is too large",
            static_cast<long long>(pairs));
-  gpu::launch(sum_kernel, dim3(blocks_for(count, kSumThreads)), dim3(kSumThreads), 0, s, gradient, partial, count,
-              int(pairs), int(pieces));
+  gpu::launch(sum_kernel, dim3(blocks_for(rows * width, kSumThreads)), dim3(kSumThreads), 0, s, gradient, partial,
+              rows * width, width, int(pairs), int(pieces));
 }
 
 void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy, const Conv2dParams& c, float scale) {
   const gpu::Stream s = stream(x.device());
   with_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    const bool mma = sizeof(T) == 2 && products_ != ProductCore::Simt;
+    const bool mma = sizeof(T) == 2 && kernels_ != Kernels::Plain;
     const Tensor wide_x = mma ? aligned_rows(x) : x, wide_dy = mma ? aligned_rows(dy) : dy;
     WeightGradient<T> p{};
     p.x = rows<const T>(wide_x);
@@ -193,21 +193,26 @@ void CudaBackend::weight_gradient(Tensor& dw, const Tensor& x, const Tensor& dy,
     p.shares = int(pairs * plan.pieces);
     if (p.shares == 1) {
       p.outs = p.out;
+      p.slab_taps = p.taps;
       p.target = dw.data<float>();
       p.add = true;
-      sum(p, products_, x.device());
+      sum(p, kernels_, x.device());
       return;
     }
-    // slabs of outputs, so that the partial sums stay small; they are used one after the other
-    const int64_t slab = gemm::gradient_slab(p.out, columns, p.shares, kGradientWorkspace);
-    const Tensor partial = Tensor::empty(Shape{p.shares * std::min<int64_t>(slab, p.out) * columns}, DType::F32, x.device());
-    for (int64_t first = 0; first < p.out; first += slab) {
-      p.first_out = int(first);
-      p.outs = int(std::min<int64_t>(slab, p.out - first));
-      p.target = partial.data<float>();
-      sum(p, products_, x.device());
-      add_partial_gradients(dw.data<float>() + first * columns, p.target, p.outs * columns, pairs, p.pieces, s);
-    }
+    // slabs, so that the partial sums stay small; they are used one after the other
+    const gemm::GradientSlab slab = gemm::gradient_slab(p.out, p.taps, p.in, p.shares, kGradientWorkspace);
+    const Tensor partial = Tensor::empty(Shape{p.shares * slab.outs * slab.taps * p.in}, DType::F32, x.device());
+    p.target = partial.data<float>();
+    for (int64_t out = 0; out < p.out; out += slab.outs)
+      for (int64_t tap = 0; tap < p.taps; tap += slab.taps) {
+        p.first_out = int(out);
+        p.outs = int(std::min<int64_t>(slab.outs, p.out - out));
+        p.first_tap = int(tap);
+        p.slab_taps = int(std::min<int64_t>(slab.taps, p.taps - tap));
+        sum(p, kernels_, x.device());
+        add_partial_gradients({dw.data<float>() + out * columns + tap * p.in, columns}, p.target, p.outs,
+                              int64_t(p.slab_taps) * p.in, pairs, p.pieces, s);
+      }
   });
 }
 
@@ -223,7 +228,7 @@ void CudaBackend::bias_gradient(Tensor& db, const Tensor& dy, float scale) {
                 dim3(kBiasChannels, kBiasLanes), 0, s, partial.data<float>(), rows<const T>(dy), int(items),
                 int(rows_of_item), int(pieces), int(channels), scale);
   });
-  add_partial_gradients(db.data<float>(), partial.data<float>(), channels, pairs, pieces, s);
+  add_partial_gradients({db.data<float>(), channels}, partial.data<float>(), 1, channels, pairs, pieces, s);
 }
 
 }  // namespace df::IF_CUDA_NAMESPACE

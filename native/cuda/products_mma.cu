@@ -12,7 +12,7 @@ namespace {
 struct Split {
   int splits;
   float* partial;
-  unsigned* tickets;  // zeros
+  unsigned* tickets;  // zeros, left zero
 };
 
 template <class T, class Shape> struct Shared {
@@ -25,9 +25,10 @@ __global__ void __launch_bounds__(Shape::threads, 1) product_kernel(Product<T> p
   constexpr int BM = Shape::BM, BN = Shape::BN, BK = Shape::BK, MT = Shape::MT, NT = Shape::NT, stages = Shape::stages;
   auto& s = gpu::dynamic_shared<Shared<T, Shape>>();
   const int tid = int(threadIdx.x), lane = tid % 32;
-  const int m0 = int(blockIdx.x) * BM, n0 = int(blockIdx.y) * BN;
+  const int m0 = p.first_row + int(blockIdx.x) * BM, n0 = int(blockIdx.y) * BN;
   const int columns = p.taps * p.in, steps = (columns + BK - 1) / BK;  // of K; p.in is a multiple of 8
-  const int begin = int(int64_t(steps) * blockIdx.z / split.splits), end = int(int64_t(steps) * (blockIdx.z + 1) / split.splits);
+  const int begin = int(int64_t(steps) * blockIdx.z / split.splits);
+  const int end = int(int64_t(steps) * (blockIdx.z + 1) / split.splits);
 
   // A thread copies the same chunk of the same rows in every step.
   constexpr int rows_per_pass = Shape::threads / 8, passes_a = BM / rows_per_pass, passes_b = BN / rows_per_pass;
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(Shape::threads, 1) product_kernel(Product<T> p
     const int64_t offset = (int64_t(tap_y) * p.width + tap_x) * p.x.stride + channel;
 #pragma unroll
     for (int i = 0; i < passes_a; i++) {
-      const bool inside = k < columns && unsigned(y[i] + tap_y) < unsigned(p.height) && unsigned(x[i] + tap_x) < unsigned(p.width);
+      const bool inside =
+          k < columns && unsigned(y[i] + tap_y) < unsigned(p.height) && unsigned(x[i] + tap_x) < unsigned(p.width);
       gpu::cp_async16(&s.a[stage][swizzled<BK>(row0 + i * rows_per_pass, chunk)],
                       inside ? p.x.data + from_a[i] + offset : p.x.data, inside);
     }
@@ -112,7 +114,9 @@ __global__ void __launch_bounds__(Shape::threads, 1) product_kernel(Product<T> p
     if (tid == 0) ticket = gpu::take_ticket(split.tickets + tile);
     __syncthreads();
     if (ticket != unsigned(split.splits) - 1) return;
-    fragment.for_each_pair(acc, [&](int, int, int i, float& v0, float& v1) {  // the last block adds all shares, in their order
+    if (tid == 0) split.tickets[tile] = 0;
+    // the last block adds all shares, in their order
+    fragment.for_each_pair(acc, [&](int, int, int i, float& v0, float& v1) {
       v0 = v1 = 0;
       for (int z = 0; z < split.splits; z++) {
         const float2 v = partial[z * share + i * Shape::threads];
@@ -126,19 +130,27 @@ __global__ void __launch_bounds__(Shape::threads, 1) product_kernel(Product<T> p
   });
 }
 
-template <class T, class Shape> void run(const Product<T>& p, int splits, Device device) {
-  const int64_t rows = gemm::ceil_div(p.rows, Shape::BM), columns = gemm::ceil_div(p.out, Shape::BN), tiles = rows * columns;
-  const SplitScratch scratch(tiles, splits, Shape::BM * Shape::BN, device);
-  const Split split{splits, scratch.partial(), scratch.tickets()};
+template <class T, class Shape> void run(Product<T> p, int splits, Device device) {
+  const int64_t columns = gemm::ceil_div(p.out, Shape::BN), all = gemm::ceil_div(p.rows, Shape::BM);
   DF_CHECK(columns <= 65535, "cuda: a product of %d outputs does not fit a grid", p.out);
-  gpu::launch(product_kernel<T, Shape>, dim3(unsigned(rows), unsigned(columns), unsigned(splits)), dim3(Shape::threads),
-              sizeof(Shared<T, Shape>), stream(device), p, split, in_pairs(p));
+  // slabs of rows, so that the partial sums stay small; they are used one after the other
+  const int64_t row_bytes = columns * splits * Shape::BM * Shape::BN * int64_t(sizeof(float));
+  const int64_t slab = gemm::split_slab(all, splits, row_bytes, kSplitWorkspace);
+  const SplitScratch scratch(slab * columns, splits, Shape::BM * Shape::BN, device);
+  const Split split{splits, scratch.partial(), scratch.tickets()};
+  for (int64_t first = 0; first < all; first += slab) {
+    const int64_t rows = std::min(slab, all - first);
+    p.first_row = int(first * Shape::BM);
+    gpu::launch(product_kernel<T, Shape>, dim3(unsigned(rows), unsigned(columns), unsigned(splits)), dim3(Shape::threads),
+                sizeof(Shared<T, Shape>), stream(device), p, split, in_pairs(p));
+  }
 }
 
 }  // namespace
 
 template <class T> void multiply_mma(const Product<T>& p, int item_rows, Device device) {
-  const gemm::ProductPlan plan = gemm::plan_product(p.rows, item_rows, p.out, gemm::ceil_div(int64_t(p.taps) * p.in, 64), multiprocessors(device));
+  const gemm::ProductPlan plan = gemm::plan_product(p.rows, item_rows, p.out, gemm::ceil_div(int64_t(p.taps) * p.in, 64),
+                                                     multiprocessors(device));
   switch (plan.tile) {
     case gemm::ProductTile::Large: return run<T, LargeTile>(p, plan.splits, device);
     case gemm::ProductTile::Middle: return run<T, MiddleTile>(p, plan.splits, device);

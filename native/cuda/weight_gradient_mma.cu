@@ -19,7 +19,7 @@ template <class T> __global__ void __launch_bounds__(Shape::threads, 1) weight_g
   constexpr int BM = Shape::BM, BN = Shape::BN, BK = Shape::BK, MT = Shape::MT, NT = Shape::NT, stages = Shape::stages;
   auto& s = gpu::dynamic_shared<Shared<T>>();
   const int tid = int(threadIdx.x), lane = tid % 32;
-  const int columns = p.taps * p.x_in, share = int(blockIdx.x) % p.shares;
+  const int columns = p.slab_taps * p.x_in, share = int(blockIdx.x) % p.shares;
   const int n0 = int(blockIdx.x) / p.shares * BN, o0 = p.first_out + int(blockIdx.y) * BM;
   const GradientRange range = range_of(p, share);
   const int steps = range.end <= range.begin ? 0 : (range.end - range.begin + BK - 1) / BK;
@@ -27,7 +27,7 @@ template <class T> __global__ void __launch_bounds__(Shape::threads, 1) weight_g
   // A thread copies the same chunk of channels in every step.
   constexpr int chunks = BM / 8, rows_per_pass = Shape::threads / chunks, passes = BK / rows_per_pass;
   const int chunk = tid % chunks, row0 = tid / chunks;
-  const int o = o0 + chunk * 8, n = n0 + chunk * 8, tap = n / p.x_in, channel = n - tap * p.x_in;
+  const int o = o0 + chunk * 8, n = n0 + chunk * 8, tap = p.first_tap + n / p.x_in, channel = n % p.x_in;
   const bool dy_inside = o < p.dy_out, x_inside = n < columns;
   const int tap_y = tap / p.kernel_w, tap_x = tap - tap_y * p.kernel_w;
   auto load = [&](int stage, const GradientPlace* places) {
@@ -85,7 +85,7 @@ template <class T> __global__ void __launch_bounds__(Shape::threads, 1) weight_g
 
   Fragment<Shape>(tid).for_each_pair(acc, [&](int row, int column, int, float v0, float v1) {
     const int output = o0 + row, at = n0 + column;
-    if (output >= p.out || at >= columns) return;
+    if (output >= p.first_out + p.outs || at >= columns) return;
     const int of_tap = at / p.x_in, in = at - of_tap * p.x_in;  // x_in is even: both lie in one tap
     if (in < p.in) store_gradient(p, share, output, of_tap * p.in + in, v0);
     if (in + 1 < p.in) store_gradient(p, share, output, of_tap * p.in + in + 1, v1);
@@ -95,7 +95,7 @@ template <class T> __global__ void __launch_bounds__(Shape::threads, 1) weight_g
 }  // namespace
 
 template <class T> void sum_mma(const WeightGradient<T>& p, gpu::Stream s) {
-  const int64_t columns = (int64_t(p.taps) * p.x_in + Shape::BN - 1) / Shape::BN;
+  const int64_t columns = (int64_t(p.slab_taps) * p.x_in + Shape::BN - 1) / Shape::BN;
   gpu::launch(weight_gradient_kernel<T>,
               dim3(blocks_for(columns * p.shares, 1), unsigned((p.outs + Shape::BM - 1) / Shape::BM)), dim3(Shape::threads),
               sizeof(Shared<T>), s, p);

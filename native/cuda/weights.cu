@@ -18,14 +18,35 @@ template <class To, class From> GPU_FN To convert(From v) {
   else return gpu::from_float<To>(gpu::to_float(v));
 }
 
-// Row r of `from` holds `in` values, row r of `to` holds `to_in`.
+// Row r of `from` holds `in` values, row r of `to` holds `to_in`: eight per thread, with 16-byte accesses where the flags
+// allow.
 template <class To, class From>
 __global__ void __launch_bounds__(kThreads, 4)
-copy_rows_kernel(Rows<To> to, Rows<const From> from, int64_t rows, int in, int to_in) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x, row = i / to_in;
-  const int column = int(i - row * to_in);
+copy_rows_kernel(Rows<To> to, Rows<const From> from, int64_t rows, int in, int to_in, bool to_aligned, bool from_aligned) {
+  const int chunks = (to_in + 7) / 8;
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x, row = i / chunks;
+  const int column = int(i - row * chunks) * 8;
   if (row >= rows) return;
-  to[row][column] = column < in ? convert<To>(from[row][column]) : To{};
+  gpu::Vec8<From> values{};
+  const From* const source = from[row] + column;
+  if (from_aligned && column + 8 <= in) {
+    values = *reinterpret_cast<const gpu::Vec8<From>*>(source);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+      if (column + j < in) values.v[j] = source[j];
+  }
+  gpu::Vec8<To> result;
+#pragma unroll
+  for (int j = 0; j < 8; j++) result.v[j] = convert<To>(values.v[j]);
+  To* const target = to[row] + column;
+  if (to_aligned && column + 8 <= to_in) {
+    *reinterpret_cast<gpu::Vec8<To>*>(target) = result;
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+      if (column + j < to_in) target[j] = result.v[j];
+  }
 }
 
 // to (in, taps, padded out) from the rows (out, taps), taps mirrored: one tile of one tap per block, through shared memory.
@@ -72,16 +93,25 @@ unpack_int8_kernel(Rows<To> to, const int8_t* q, const float* scales, int64_t ro
   if (row < rows) to[row][column] = gpu::from_float<To>(scales[row] * float(q[row * padded_in + column]));
 }
 
+// A multiple of eight values, eight per thread.
 template <class To>
 __global__ void __launch_bounds__(kThreads, 4) widen_kernel(To* to, const int8_t* q, int64_t count) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < count) to[i] = gpu::from_float<To>(float(q[i]));
+  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * 8;
+  if (i >= count) return;
+  const uint2 eight = *reinterpret_cast<const uint2*>(q + i);
+  gpu::Vec8<To> result;
+#pragma unroll
+  for (int j = 0; j < 8; j++) result.v[j] = gpu::from_float<To>(float(int8_t((j < 4 ? eight.x : eight.y) >> (j % 4 * 8))));
+  *reinterpret_cast<gpu::Vec8<To>*>(to + i) = result;
 }
 
 template <class To, class From>
 void copy_rows(Rows<To> to, Rows<const From> from, int64_t rows, int64_t in, int64_t to_in, gpu::Stream s) {
-  gpu::launch(copy_rows_kernel<To, From>, dim3(blocks_for(rows * to_in, kThreads)), dim3(kThreads), 0, s, to, from, rows,
-              int(in), int(to_in));
+  const auto aligned = [](const auto& r) {
+    return reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && r.stride * int64_t(sizeof(*r.data)) % 16 == 0;
+  };
+  gpu::launch(copy_rows_kernel<To, From>, dim3(blocks_for(rows * ((to_in + 7) / 8), kThreads)), dim3(kThreads), 0, s, to,
+              from, rows, int(in), int(to_in), aligned(to), aligned(from));
 }
 
 Weight empty_weight(const Tensor& plain, int64_t out, int64_t in, DType dtype, DType stored) {
@@ -93,11 +123,11 @@ Weight empty_weight(const Tensor& plain, int64_t out, int64_t in, DType dtype, D
   w.in = in;
   w.dtype = dtype;
   w.layout = kWeightLayout;
-  DF_CHECK(padded_in(in) * w.kernel_h * w.kernel_w < (int64_t(1) << 31) && out < (int64_t(1) << 31),
+  DF_CHECK(cuda_padded_in(in) * w.kernel_h * w.kernel_w < (int64_t(1) << 31) && out < (int64_t(1) << 31),
            "pack: a weight must have fewer than 2^31 inputs and outputs, got (%lld, %lld, %lld, %lld)",
            static_cast<long long>(out), static_cast<long long>(w.kernel_h), static_cast<long long>(w.kernel_w),
            static_cast<long long>(in));
-  w.data = Tensor::empty({out * w.kernel_h * w.kernel_w * padded_in(in)}, stored, plain.device());
+  w.data = Tensor::empty({out * w.kernel_h * w.kernel_w * cuda_padded_in(in)}, stored, plain.device());
   return w;
 }
 
@@ -110,7 +140,7 @@ void check_weight_layout(const char* op, const Weight& w) {
 }
 
 Tensor aligned_rows(const Tensor& x) {
-  const int64_t in = x.shape()[-1], padded = padded_in(in);
+  const int64_t in = x.shape()[-1], padded = cuda_padded_in(in);
   if (in == padded && x.row_stride() % 8 == 0 && reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0) return x;
   Shape shape = x.shape();
   shape.set(-1, padded);
@@ -122,23 +152,24 @@ Tensor aligned_rows(const Tensor& x) {
   return wide;
 }
 
-Tensor widened(const Weight& w) {
-  const Tensor wide = Tensor::empty(w.data.shape(), w.dtype, w.data.device());
+Tensor widened(const Weight& w, int64_t first, int64_t count) {
+  const int64_t row = w.kernel_h * w.kernel_w * cuda_padded_in(w.in);
+  const Tensor wide = Tensor::empty({count * row}, w.dtype, w.data.device());
   with_type(w.dtype, [&](auto zero) {
     using T = decltype(zero);
-    gpu::launch(widen_kernel<T>, dim3(blocks_for(wide.numel(), kThreads)), dim3(kThreads), 0, stream(w.data.device()),
-                static_cast<T*>(wide.raw()), static_cast<const int8_t*>(w.data.raw()), wide.numel());
+    gpu::launch(widen_kernel<T>, dim3(blocks_for(wide.numel() / 8, kThreads)), dim3(kThreads), 0, stream(w.data.device()),
+                static_cast<T*>(wide.raw()), static_cast<const int8_t*>(w.data.raw()) + first * row, wide.numel());
   });
   return wide;
 }
 
 size_t CudaBackend::packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) {
-  return size_t(out * kernel_h * kernel_w * padded_in(in)) * dtype_size(dtype);
+  return cuda_packed_bytes(out, kernel_h, kernel_w, in, dtype);
 }
 
 Weight CudaBackend::pack(const Tensor& plain, DType dtype) {
   Weight w = empty_weight(plain, plain.dim(0), plain.dim(-1), dtype, dtype);
-  const int64_t padded = padded_in(w.in);
+  const int64_t padded = cuda_padded_in(w.in);
   with_type(dtype, [&](auto to) {
     with_type(plain.dtype(), [&](auto from) {
       using To = decltype(to);
@@ -152,10 +183,11 @@ Weight CudaBackend::pack(const Tensor& plain, DType dtype) {
 
 Weight CudaBackend::pack_transposed(const Tensor& plain, DType dtype) {
   Weight w = empty_weight(plain, plain.dim(-1), plain.dim(0), dtype, dtype);
-  const int64_t taps = w.kernel_h * w.kernel_w, padded = padded_in(w.in);
+  const int64_t taps = w.kernel_h * w.kernel_w, padded = cuda_padded_in(w.in);
   const auto tiles = [](int64_t n) { return unsigned((n + kTile - 1) / kTile); };
-  DF_CHECK(tiles(w.out) <= 65535 && taps <= 65535, "pack_transposed: a weight of %lld inputs and %lld taps does not fit a grid",
-           static_cast<long long>(w.out), static_cast<long long>(taps));
+  DF_CHECK(tiles(w.out) <= 65535 && taps <= 65535,
+           "pack_transposed: a weight of %lld inputs and %lld taps does not fit a grid", static_cast<long long>(w.out),
+           static_cast<long long>(taps));
   with_type(dtype, [&](auto to) {
     with_type(plain.dtype(), [&](auto from) {
       using To = decltype(to);
@@ -175,14 +207,14 @@ Weight CudaBackend::pack_int8(const Tensor& plain, DType dtype) {
     using From = decltype(from);
     gpu::launch(quantize_kernel<From>, dim3(blocks_for(w.out, kRowWarps)), dim3(32 * kRowWarps), 0, stream(plain.device()),
                 static_cast<int8_t*>(w.data.raw()), w.scales.data<float>(), rows<const From>(plain), int(w.out), int(w.in),
-                int(padded_in(w.in)));
+                int(cuda_padded_in(w.in)));
   });
   return w;
 }
 
 void CudaBackend::unpack(Tensor& plain, const Weight& w) {
   check_weight_layout("unpack", w);
-  const int64_t padded = padded_in(w.in);
+  const int64_t padded = cuda_padded_in(w.in);
   const gpu::Stream s = stream(plain.device());
   with_type(plain.dtype(), [&](auto to) {
     using To = decltype(to);
@@ -194,7 +226,8 @@ void CudaBackend::unpack(Tensor& plain, const Weight& w) {
     }
     with_type(w.dtype, [&](auto from) {
       using From = decltype(from);
-      copy_rows(rows<To>(plain), Rows<const From>{static_cast<const From*>(w.data.raw()), padded}, plain.rows(), w.in, w.in, s);
+      copy_rows(rows<To>(plain), Rows<const From>{static_cast<const From*>(w.data.raw()), padded}, plain.rows(), w.in,
+                w.in, s);
     });
   });
 }

@@ -79,8 +79,10 @@ Tensor low_rank_terms(const Parameter& layer, const Tensor& x, const Tensor& res
       if (term.part == part) terms.push_back(&term);
     Tensor before = residual.defined() ? residual.slice_last(part * out, out) : Tensor();
     if (terms.empty() && before.defined()) ops::copy(before, x.dtype(), into);
-    for (const LoraTerm* term : terms)
-      before = ops::linear(inner(*term, x), *term->up, {.bias = {}, .residual = before}, term == terms.back() ? into : Tensor());
+    for (const LoraTerm* term : terms) {
+      const Tensor to = term == terms.back() ? into : Tensor();
+      before = ops::linear(inner(*term, x), *term->up, {.bias = {}, .residual = before}, to);
+    }
   }
   return sum;
 }
@@ -117,10 +119,10 @@ MergedSource::MergedSource(StateSource& base, const std::vector<LoraProduct>& pr
     const Tensor &down = p.factors.down, &up = p.factors.up;
     const bool fits = found != shapes.end() && down.shape().rank() == 2 && up.shape().rank() == 2 &&
                       down.dim(0) == up.dim(1) && down.dim(0) > 0 && found->second == Shape{up.dim(0), down.dim(1)};
-    if (!fits)
-      wrong.push_back(p.module + (found == shapes.end() ? " (no such layer)" : " (" + found->second.str() + ", the factors are " + up.shape().str() + " and " + down.shape().str() + ")"));
-    else if (p.factors.scale != 0)
-      products_[found->first].push_back(p.factors);
+    const std::string factors = up.shape().str() + " and " + down.shape().str();
+    if (found == shapes.end()) wrong.push_back(p.module + " (no such layer)");
+    else if (!fits) wrong.push_back(p.module + " (" + found->second.str() + ", the factors are " + factors + ")");
+    else if (p.factors.scale != 0) products_[found->first].push_back(p.factors);
   }
   if (!wrong.empty())
     fail(ErrorCode::Weights, "lora: %zu module(s) do not fit the model: %s", wrong.size(), list_names(wrong).c_str());

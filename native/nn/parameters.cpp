@@ -161,7 +161,7 @@ double ParameterStore::check_source(const StateSource& source, std::unordered_ma
   return bytes;
 }
 
-// The parts of one parameter as one tensor in the engine's layout.
+// The parts of one parameter as one tensor in the engine's layout, on the device of the model.
 Tensor ParameterStore::join(const Parameter& p, const std::vector<Tensor>& parts,
                             std::vector<std::string>& not_finite) const {
   // int8 is rounded from what the file holds
@@ -182,7 +182,7 @@ Tensor ParameterStore::join(const Parameter& p, const std::vector<Tensor>& parts
     all.set(0, shape[0] * int64_t(parts.size()));
     plain = stacked.reshape(all);
   }
-  return plain;
+  return plain.device() == device_ ? plain : ops::to_device(plain, device_);
 }
 
 void ParameterStore::keep(Parameter& p, const Tensor& plain) const {
@@ -237,8 +237,6 @@ void ParameterStore::read_source(StateSource& source, const LoadProgress& progre
 }
 
 void ParameterStore::load(StateSource& source, const LoadProgress& progress) {
-  static std::atomic<uint64_t> loads{0};
-  version_ = ++loads;
   clear();
   try {
     read_source(source, progress, [&](size_t index, const Tensor& plain) { keep(parameters_[index], plain); });
@@ -275,7 +273,10 @@ void ParameterStore::check_loaded() const {
   DF_CHECK(loaded_, "%s: no weights are loaded; call load first", model_.c_str());
 }
 
+// Before every load.
 void ParameterStore::clear() {
+  static std::atomic<uint64_t> loads{0};
+  version_ = ++loads;
   loaded_ = false;
   for (Parameter& p : parameters_) {
     p.weight = Weight();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/execution.h"
+#include "cuda/gemm/plan.h"
 #include "cuda/weight_layout.h"
 
 namespace df {
@@ -96,8 +97,36 @@ class CudaMetaBackend : public MetaBackend {
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override {
     return cuda_packed_bytes(out, kernel_h, kernel_w, in, dtype);
   }
-  // convolutions without copies of their inputs; shares of a split sum are bounded, see cuda/weight_layout.h
-  size_t conv2d_scratch_bytes(const Shape&, const Weight&, const Conv2dParams&) override { return kCudaProductScratch; }
+  void linear(Tensor&, const Tensor& x, const Weight& w, const Epilogue&) override {
+    const int64_t items = x.shape().rank() > 1 ? std::max<int64_t>(x.dim(0), 1) : 1;
+    count(product_bytes(items, x.rows() / items, w));
+  }
+  size_t conv2d_scratch_bytes(const Shape& x, const Weight& w, const Conv2dParams& p) override {
+    const int64_t height = (x[1] + 2 * p.padding - w.kernel_h) / p.stride + 1;
+    return product_bytes(x[0], height * ((x[2] + 2 * p.padding - w.kernel_w) / p.stride + 1), w);
+  }
+  void weight_gradient(Tensor& dw, const Tensor&, const Tensor& dy, const Conv2dParams&, float) override {
+    const int64_t items = dy.shape().rank() > 1 ? std::max<int64_t>(dy.dim(0), 1) : 1, out = dw.dim(0), in = dw.dim(-1);
+    count(size_t(gemm::gradient_scratch_bytes(items, dy.rows() / items, out, dw.numel() / (out * in), in, kMultiprocessors,
+                                              gemm::kGradientWorkspace)));
+  }
+
+ private:
+  static constexpr int kMultiprocessors = 132;  // of an H100: no fewer than those of most devices
+
+  static size_t product_bytes(int64_t items, int64_t item_rows, const Weight& w) {
+    const int64_t taps = w.kernel_h * w.kernel_w, in = cuda_padded_in(w.in);
+    int64_t bytes = gemm::product_scratch_bytes(items * item_rows, item_rows, w.out, taps, in, kMultiprocessors,
+                                                gemm::kSplitWorkspace);
+    if (w.int8()) {
+      const int64_t row_bytes = taps * in * int64_t(dtype_size(w.dtype));
+      bytes += row_bytes * std::min(w.out, gemm::widened_slab(row_bytes, gemm::kWidenedWorkspace));
+    }
+    return size_t(bytes);
+  }
+  static void count(size_t scratch_bytes) {
+    if (WorkCounter* work = Execution::current().work) work->scratch_bytes = std::max(work->scratch_bytes, scratch_bytes);
+  }
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // One replica of a model in training: float32 parameters, their gradients, AdamW's moments, the EMA. With LoRA the
-// parameters are the factors, and the model is frozen and packed as for sampling. TypeScript decides what every sample is (timestep, weights, captions); a call here is one micro-batch or one optimizer step.
+// parameters are the factors, and the model is frozen and packed as for sampling. TypeScript decides what every sample is
+// (timestep, weights, captions); a call here is one micro-batch or one optimizer step.
 #pragma once
 #include <functional>
 #include <memory>
@@ -114,8 +115,8 @@ class Trainer {
   /// part does not exist here, WEIGHTS when values are not finite in `dtype`, IO.
   void save(const std::string& path, Part part, DType dtype, const Metadata& metadata) const;
   /// Reads back what `save` wrote, in float32 bit for bit; the other parts stay. Parameters come first: they bring zero
-  /// moments and an equal EMA when there were none. With LoRA a part is of the factors, and `load` comes before. Errors as ParameterStore::load; after one of them the part may be
-  /// changed by half.
+  /// moments and an equal EMA when there were none. With LoRA a part is of the factors, and `load` comes before. Errors
+  /// as ParameterStore::load; after one of them the part may be changed by half.
   void restore(const std::string& path, Part part);
 
   /// A copy for sampling, packed in `dtype`. With LoRA `dtype` is that of the trainer; the products are added to the weights

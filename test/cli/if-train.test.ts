@@ -250,7 +250,8 @@ describe('what it refuses', () => {
       refused(2, /--set: optimizer\.lr: expected a number from 1e-12 to 10, got "fast"/, ...config('--set', 'optimizer.lr=fast')),
       refused(1, /none\.ts: no such file/, 'none.ts'),
       refused(2, /devices|device: expected cpu/, ...config('--devices', 'tpu')),
-      refused(1, /cuda:0 cannot be used: [^\n]+$/m, ...config('--devices', 'cuda:0')),
+      refused(1, /cuda:0 cannot be used: [^\n]+$/m, ...config('--device', 'cuda')),
+      refused(2, /devices: expected all of one type, got cpu, cuda/, ...config('--devices', 'cpu,cuda')),
       refused(1, /broken\.ts could not be run: /, 'broken.ts'),
       refused(2, /unknown\.json: unknown key "stepz"; did you mean "steps"\?/, 'unknown.json'),
     ]);

@@ -114,6 +114,19 @@ describe('a run with lora', () => {
     expect(relativeError(both, await draw('--stage1', TINY, '--lora', 'run:0.5'))).toBeGreaterThan(1e-3);
   }, 120_000);
 
+  test('one of stage II goes to stage II', async () => {
+    const second = golden('tiny-if-II');
+    await train('two', `model.folder=${second}`, `model.textFolder=${TINY}`, 'size=16', 'steps=2');
+    const cascade = ['--stage1', TINY, '--stage2', second, '--steps', '2,2', '--guidance', '2,2'];
+    const plain = await draw(...cascade);
+    expect(relativeError(await draw(...cascade, '--lora', 'two'), plain)).toBeGreaterThan(1e-3);
+    // beside one of stage I, the same as both merged
+    const both = await draw(...cascade, '--lora', 'two', '--lora', 'run');
+    await done('if-convert', 'merge-lora', TINY, 'cascade-1', '--lora', 'run', '--dtype', 'f32');
+    await done('if-convert', 'merge-lora', second, 'cascade-2', '--lora', 'two', '--dtype', 'f32');
+    expect(await draw('--stage1', 'cascade-1', '--stage2', 'cascade-2', '--steps', '2,2', '--guidance', '2,2')).toEqual(both);
+  }, 120_000);
+
   test('a variance that was not trained is not used, unasked', async () => {
     await train('fixed', 'objective.variance=fixed', 'saveDtype=f16');
     const drawn = await draw('--stage1', TINY, '--lora', 'fixed', '--dtype', 'f32');
@@ -160,10 +173,18 @@ describe('one line for', () => {
     await sample(/^if-sample: lora of-two: it was trained on stage II; the cascade has stage I only\n$/, await written('of-two', 'mid_block.attentions.0.to_q', 64, 64, { 'if.stage': 'II' }));
     await refused(/^if-convert: lora of-two: it was trained on stage II, .*tiny-if-I is a stage I\n$/, 'if-convert', 'merge-lora', TINY, 'never', '--lora', 'of-two');
     await refused(/^if-sample: lora lost: it was trained on "no\/where", which is not here: say where stage I lies with stage1\n$/, 'if-sample', 'x', '--lora', await written('lost', 'mid_block.attentions.0.to_q', 64, 64, { 'if.stage': 'I', 'if.base_model': 'no/where' }));
+    await sample(/^if-sample: lora of-velocity: it was trained to predict v_prediction, run epsilon: they do not go together\n$/, 'run', await written('of-velocity', 'mid_block.attentions.0.to_q', 64, 64, { 'if.prediction': 'v_prediction' }));
     await sample(/expected DIR or DIR:SCALE with a scale from -1000 to 1000, got "much"/, 'run:much');
     await sample(/^if-sample: lora run: it is given twice; add the scales up\n$/, 'run', 'run:0.5');
     await sample(/^if-sample: nowhere: no such file or folder\n$/, 'nowhere');
     await refused(/the adapter does not fit the unet: 1 modules are no linear/, 'if-convert', 'merge-lora', TINY, 'never', '--lora', 'wrong-name');
+    cpSync(TINY, at('renamed'), { recursive: true });
+    const file = at('renamed', 'unet', 'diffusion_pytorch_model.safetensors');
+    writeFileSync(file, readFileSync(file, 'latin1').replace('"mid_block.attentions.0.to_q.weight"', '"mid_block.attentions.0.to_w.weight"'), 'latin1');
+    cpSync(TINY, at('unscheduled'), { recursive: true });
+    rmSync(at('unscheduled', 'scheduler', 'scheduler_config.json'));
+    await refused(/^if-convert: reading .*unscheduled.scheduler.scheduler_config\.json: /, 'if-convert', 'merge-lora', 'unscheduled', 'never', '--lora', 'run'); // before anything is written
+    await refused(/^if-convert: merge-lora: the weights in .*renamed.unet have no mid_block\.attentions\.0\.to_q\.weight, which an adapter changes\n$/, 'if-convert', 'merge-lora', 'renamed', 'never', '--lora', 'run');
   }, 60_000);
 
   test('configurations that do not fit', async () => {
@@ -171,6 +192,7 @@ describe('one line for', () => {
     await training(/lora\.dropout: expected a number from 0 to 0\.99, got 1/, 'lora.dropout=1');
     await training(/^if-train: lora\.targets: "to_w" is no linear layer of the unet; did you mean "to_[qkv]"\? \(layers end in /m, 'lora.targets=["to_q","to_w"]');
     await training(/lora\.textTargets: "relative_attention_bias" is no linear layer of the text_encoder/, 'lora.textEncoder=true', 'lora.textTargets=["relative_attention_bias"]');
+    await training(/lora\.textTargets: needs lora\.textEncoder: true/, 'lora.textTargets=["q"]');
     await training(/model\.trainTextEncoder: with lora the model is frozen; set lora\.textEncoder/, 'model.trainTextEncoder=true');
     await training(/lora: needs the weights that it adapts; leave model\.fromScratch out/, 'model.fromScratch=true');
     await refused(/the configuration differs from that of the run in run in lora\.rank/, 'if-train', 'config.json', '--out', 'run', '--resume', '--set', 'lora.rank=5');

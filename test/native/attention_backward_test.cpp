@@ -159,9 +159,10 @@ std::vector<std::vector<double>> backward_errors(const Inputs& in, const Attenti
 
 Inputs make_inputs(Random& random, const AttentionCase& c) {
   const int64_t channels = c.heads * c.width;
+  const bool vectors = c.layout == Layout::Aligned;
   Inputs in;
   in.q = random_tensor(random, {c.batch, c.queries, channels}, c.dtype, c.layout, -c.range, c.range);
-  in.dy = random_tensor(random, {c.batch, c.queries, channels}, c.dtype, other(c.layout));
+  in.dy = random_tensor(random, {c.batch, c.queries, channels}, c.dtype, other(c.layout, vectors));
   if (c.poison == Poison::Query) poison(in.q);
   if (c.poison == Poison::Dy) poison(in.dy);
   AttentionParams& p = in.p;
@@ -169,9 +170,9 @@ Inputs make_inputs(Random& random, const AttentionCase& c) {
   p.scale = c.scale != 0 ? c.scale : 1 / std::sqrt(float(c.width));
   for (int64_t keys : c.keys) {
     const Shape shape{c.batch, keys, channels};
-    const Layout layout = p.segments.empty() ? c.layout : other(c.layout);  // strides differ
+    const Layout layout = p.segments.empty() ? c.layout : other(c.layout, vectors);  // strides differ
     p.segments.push_back({random_tensor(random, shape, c.dtype, layout, -c.range, c.range),
-                          random_tensor(random, shape, c.dtype, other(layout))});
+                          random_tensor(random, shape, c.dtype, other(layout, vectors))});
     if (c.poison == Poison::Value) poison(p.segments.back().value);
   }
   if (c.poison == Poison::Key) poison(p.segments.back().key);
@@ -181,7 +182,8 @@ Inputs make_inputs(Random& random, const AttentionCase& c) {
     std::vector<int32_t> kept(size_t(c.batch * total));
     for (int64_t b = 0; b < c.batch; b++)
       for (int64_t j = 0; j < total; j++)
-        kept[size_t(b * total + (c.late ? total - 1 - j : j))] = j <= (b + 1) * total / 3 || j == total - 1 - b;
+        kept[size_t(b * total + (c.late ? total - 1 - j : j))] =
+            j <= (b + 1) * total / 3 || (!c.late && j == total - 1 - b);
     p.mask = ints({c.batch, total}, kept);
     if (c.poison == Poison::Ignored) {
       int64_t first = 0;
@@ -208,7 +210,7 @@ void add(Suite& suite, const AttentionCase& c) {
     const Inputs in = make_inputs(random, c), values = exact_inputs(in);
     BackwardCall call;
     call.dtype = c.dtype;
-    call.vectors = c.dtype == DType::BF16 && c.width == 64;
+    call.vectors = c.dtype == DType::BF16 && c.layout == Layout::Aligned;
     call.results = {{"dq", in.q.shape()}};
     for (size_t i = 0; i < c.keys.size(); i++) {
       call.results.push_back({"dkey" + std::to_string(i), in.p.segments[i].key.shape()});
@@ -237,12 +239,13 @@ const Registration attentions([](Suite& suite) {
     add(suite, {dtype, 2, 64, {77, 64}, 2, 64});  // IF: text first, then image
     add(suite, {dtype, 1, 256, {77, 256}, 1, 64});
     add(suite, {dtype, 2, 70, {77, 64}, 2, 64, Layout::Aligned});
+    add(suite, {dtype, 1, 150, {77, 90}, 1, 64, Layout::Aligned});  // every stage of a ring is used again
     add(suite, {dtype, 3, 77, {77}, 1, 64, Layout::Aligned, true, true, 1, 1});  // T5
-    add(suite, {dtype, 2, 9, {30, 110}, 2, 64, Layout::Dense, false, true, 1, 0, Poison::Ignored, true});
-    add(suite, {dtype, 1, 9, {140}, 2, 64, Layout::Dense, false, false, 20});
+    add(suite, {dtype, 2, 9, {30, 110}, 2, 64, Layout::Aligned, false, true, 1, 0, Poison::Ignored, true});
+    add(suite, {dtype, 1, 9, {140}, 2, 64, Layout::Aligned, false, false, 20});
     for (Poison poison : {Poison::Query, Poison::Key, Poison::Value, Poison::Dy})
-      add(suite, {dtype, 1, 9, {20, 39}, 2, 64, Layout::Dense, false, false, 1, 0, poison});
-    add(suite, {dtype, 2, 9, {70}, 1, 64, Layout::Dense, true, true, 1, 0, Poison::Query, true});
+      add(suite, {dtype, 1, 9, {20, 39}, 2, 64, Layout::Aligned, false, false, 1, 0, poison});
+    add(suite, {dtype, 2, 9, {70}, 1, 64, Layout::Aligned, true, true, 1, 0, Poison::Query, true});
     add(suite, {dtype, 2, 77, {77}, 4, 16, Layout::Dense, true, true, 1, 1});  // T5: bias, mask, no scale
     add(suite, {dtype, 2, 70, {33}, 2, 16, Layout::Strided, true});
     add(suite, {dtype, 1, 1, {78}, 4, 16});                                      // attention pooling: one query

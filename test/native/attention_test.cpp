@@ -71,12 +71,13 @@ void add(Suite& suite, const AttentionCase& c) {
     AttentionParams p;
     p.heads = c.heads;
     p.scale = c.scale > 0 ? c.scale : 1 / std::sqrt(float(c.width));
+    const bool vectors = c.layout == Layout::Aligned;
     int64_t total = 0;
     for (int64_t keys : c.keys) {
       const Shape shape{c.batch, keys, channels};
-      const Layout layout = p.segments.empty() ? c.layout : other(c.layout);  // strides differ
+      const Layout layout = p.segments.empty() ? c.layout : other(c.layout, vectors);  // strides differ
       p.segments.push_back({random_tensor(random, shape, c.dtype, layout, -c.range, c.range),
-                            random_tensor(random, shape, c.dtype, other(layout), -1, 1)});
+                            random_tensor(random, shape, c.dtype, other(layout, vectors), -1, 1)});
       if (c.poison == Poison::Value) poison(p.segments.back().value);
       total += keys;
     }
@@ -86,7 +87,8 @@ void add(Suite& suite, const AttentionCase& c) {
       std::vector<int32_t> kept(size_t(c.batch * total));
       for (int64_t b = 0; b < c.batch; b++)
         for (int64_t j = 0; j < total; j++)
-          kept[size_t(b * total + (c.late ? total - 1 - j : j))] = j <= (b + 1) * total / 3 || j == total - 1 - b;
+          kept[size_t(b * total + (c.late ? total - 1 - j : j))] =
+              j <= (b + 1) * total / 3 || (!c.late && j == total - 1 - b);
       p.mask = ints({c.batch, total}, kept);
       if (c.poison == Poison::Ignored) ignore_nan(p, kept, total);
     }
@@ -94,7 +96,7 @@ void add(Suite& suite, const AttentionCase& c) {
     OpCall call;
     call.shape = q.shape();
     call.dtype = c.dtype;
-    call.product = call.vectors = c.dtype == DType::BF16 && c.width == 64;
+    call.product = call.vectors = c.dtype == DType::BF16 && c.layout == Layout::Aligned;
     call.run = [=](Backend& backend, Tensor& y) { backend.attention(y, q, p); };
     call.op = [=](Device device) {
       AttentionParams moved = p;
@@ -142,12 +144,13 @@ const Registration attentions([](Suite& suite) {
     add(suite, {dtype, 2, 64, {77, 64}, 4, 64});               // IF: text first, then image
     add(suite, {dtype, 1, 256, {77, 256}, 2, 64});
     add(suite, {dtype, 2, 70, {77, 64}, 2, 64, Layout::Aligned});
+    add(suite, {dtype, 1, 150, {77, 300}, 1, 64, Layout::Aligned});  // every stage of a ring is used again
     add(suite, {dtype, 2, 77, {77}, 2, 64, Layout::Aligned, true, true, 1, 1});  // T5
-    add(suite, {dtype, 1, 130, {150}, 2, 64, Layout::Dense, true});
-    add(suite, {dtype, 2, 9, {30, 170}, 2, 64, Layout::Dense, false, true, 1, 0, Poison::Ignored, true});
-    add(suite, {dtype, 2, 9, {140}, 2, 64, Layout::Dense, false, false, 20});
+    add(suite, {dtype, 1, 130, {150}, 2, 64, Layout::Aligned, true});
+    add(suite, {dtype, 2, 9, {30, 170}, 2, 64, Layout::Aligned, false, true, 1, 0, Poison::Ignored, true});
+    add(suite, {dtype, 2, 9, {140}, 2, 64, Layout::Aligned, false, false, 20});
     for (Poison poison : {Poison::Query, Poison::Key, Poison::Value})
-      add(suite, {dtype, 2, 70, {20, 39}, 2, 64, Layout::Dense, false, false, 1, 0, poison});
+      add(suite, {dtype, 2, 70, {20, 39}, 2, 64, Layout::Aligned, false, false, 1, 0, poison});
     add(suite, {dtype, 1, 50, {77, 3000}, 1, 16});             // fewer scores at once
     add(suite, {dtype, 2, 77, {77}, 4, 16, Layout::Dense, true, true, 1, 1});  // T5: bias, mask, no scale
     add(suite, {dtype, 1, 1, {78}, 4, 16});                    // attention pooling: one query

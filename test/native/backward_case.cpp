@@ -14,7 +14,7 @@ OpCall call_of(const BackwardCall& c, size_t which, bool alone, Random& random) 
   call.shape = result.shape;
   call.dtype = result.parameter ? DType::F32 : c.dtype;
   call.strided = !result.parameter;
-  call.product = call.vectors = c.vectors;
+  call.vectors = c.vectors;
   if (add) call.initial = random_tensor(random, result.shape, call.dtype, Layout::Dense);
   const auto gradients = [=](const Tensor& y, DType dtype) {
     std::vector<Gradient> all(c.results.size());

@@ -19,7 +19,7 @@ struct BackwardResult {
 struct BackwardCall {
   DType dtype = DType::F32;
   std::vector<BackwardResult> results;
-  bool vectors = false;  ///< OpCall::product and OpCall::vectors
+  bool vectors = false;  ///< OpCall::vectors
   /// Calls the function; results that are not wanted are undefined.
   std::function<void(Backend&, const std::vector<Gradient>&)> run;
   /// The same with exact float32 copies of the inputs, on the oracle.

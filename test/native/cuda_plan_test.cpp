@@ -44,6 +44,7 @@ const Registration plans([](Suite& suite) {
   suite.add("plan_wide_product: widths of the models, and splits that ignore the number of items", [] {
     CHECK(plan_wide_product(2 * 4096, 4096, 704, 9 * 11, 132).width == 176);
     CHECK(plan_wide_product(2 * 1024, 1024, 640, 9 * 10, 132).width == 160);
+    CHECK(plan_wide_product(2 * 4096, 4096, 6, 9 * 3, 132).width == 64);
     CHECK(plan_wide_product(2 * 64, 64, 2816, 9 * 44, 132).splits > 4);
     for (int64_t item_rows : {1, 77, 1024, 65536})
       for (int64_t out : {6, 320, 1408, 10240})
@@ -81,11 +82,16 @@ const Registration plans([](Suite& suite) {
     CHECK(plan_weight_gradient(65536, 64, 64, 128, 132).pieces > 100);
     CHECK(plan_weight_gradient(64, 2816, 9 * 2816, 128, 132).pieces == 1);
   });
-  suite.add("gradient_slab: whole tiles that fit the workspace, or one tile", [] {
-    CHECK(gradient_slab(100, 9, 2, 1 << 30) == 100);
-    CHECK(gradient_slab(1000, 1024, 4, 4 << 20) == 256);
-    CHECK(gradient_slab(1000, 1024, 4, 5 << 20) == 256);
-    CHECK(gradient_slab(1000, 1024, 4, 1) == 128);
+  suite.add("gradient_slab: whole tiles that fit the workspace, or some taps of one tile", [] {
+    const auto check = [](const GradientSlab& slab, int64_t outs, int64_t taps) {
+      CHECK(slab.outs == outs && slab.taps == taps);
+    };
+    check(gradient_slab(100, 9, 1, 2, 1 << 30), 100, 9);
+    check(gradient_slab(1000, 4, 256, 4, 4 << 20), 256, 4);
+    check(gradient_slab(1000, 4, 256, 4, 5 << 20), 256, 4);
+    check(gradient_slab(1000, 9, 256, 4, 2 << 20), 128, 4);
+    check(gradient_slab(1000, 9, 256, 4, 1), 128, 1);
+    check(gradient_slab(2816, 9, 2816, 8, 64 << 20), 128, 5);
   });
 });
 

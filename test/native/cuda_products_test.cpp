@@ -1,4 +1,7 @@
 // CUDA products beyond the op cases: float16, every tile and split of mma.sync, and shared memory without bank conflicts.
+#include <algorithm>
+
+#include "core/storage.h"
 #include "cuda/emulation/backend.h"
 #include "cuda/emulation/runtime.h"
 #include "cuda/gemm/plan.h"
@@ -68,6 +71,13 @@ const Registration products([](Suite& suite) {
         check_all(call, c.layout);
       });
     }
+    suite.add(format("cuda products: partial sums in several launches %s", dtype_name(dtype)), [=] {
+      const int64_t rows = 600, in = 1100, out = 24;  // 600 items
+      CHECK(plan_product(rows, 1, out, ceil_div(in, 64), kEmulatedMultiprocessors).splits >= 2);
+      CHECK(rows * 64 * 2 * 4 > 256 << 10);
+      Random random("launches");
+      check_all(linear(random, {dtype}, rows, in, out), Layout::Dense);
+    });
     for (int width : kWideTiles)
       suite.add(format("cuda products: tiles of %d outputs by wgmma %s", width, dtype_name(dtype)), [=] {
         CHECK(plan_wide_product(180, 90, 2 * width, 1, kEmulatedMultiprocessors).width == width);
@@ -79,7 +89,9 @@ const Registration products([](Suite& suite) {
       const int64_t columns = 9 * 8, items = 3, side = 24, out = 136;
       for (int64_t tile : {64, 128}) {
         const GradientPlan plan = plan_weight_gradient(side * side, out, columns, tile, kEmulatedMultiprocessors);
-        CHECK(plan.pieces == 2 && gradient_slab(out, columns, 2 * plan.pieces, 64 << 10) < out);
+        CHECK(plan.pieces == 2);
+        const GradientSlab slab = gradient_slab(out, 9, 8, 2 * plan.pieces, 64 << 10);
+        CHECK(slab.outs < out && slab.taps < 9);
       }
       Random random("weight gradient");
       const OpCall call = weight_gradient(random, {dtype}, {out, 3, 3, 8}, {items, side, side, 8}, {items, side, side, out},
@@ -87,6 +99,89 @@ const Registration products([](Suite& suite) {
       check_all(call, Layout::Dense);
     });
   }
+  for (const Shape& shape : {Shape{4, 4, 4, 160}, Shape{4, 5, 1100}})
+    suite.add("cuda products: an item has the same bits in every batch, " + shape.str(), [=] {
+      Random random("batches");
+      const int64_t in = shape[-1], out = 24;
+      const bool convolution = shape.rank() == 4;
+      const Tensor x = random_tensor(random, shape, DType::BF16, Layout::Dense);
+      const Tensor plain = random_tensor(random, convolution ? Shape{out, 3, 3, in} : Shape{out, in}, DType::BF16,
+                                         Layout::Dense);
+      CHECK(plan_product(1, shape.rows() / 4, out, ceil_div(plain.numel() / out, 64), kEmulatedMultiprocessors).splits > 1);
+      for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()}) {
+        const Weight w = backend->pack(plain, DType::BF16);
+        const auto multiply = [&](const Tensor& items) {
+          Shape result = items.shape();
+          result.set(-1, out);
+          Tensor y = Tensor::empty(result, DType::BF16, kCpu);
+          if (convolution) backend->conv2d(y, items, w, {1, 1}, {});
+          else backend->linear(y, items, w, {});
+          return y;
+        };
+        const Tensor all = multiply(x);
+        for (int64_t i = 0; i < 4; i++) {
+          const std::string error = different_bits(multiply(x.slice_first(i, 1)), all.slice_first(i, 1));
+          if (!error.empty()) fail_case("%s: item %lld: %s", backend->name(), (long long)i, error.c_str());
+        }
+      }
+    });
+  suite.add("cuda products: the residual is overwritten by the result, in 4 or more splits", [] {
+    const int64_t rows = 5, in = 2304, out = 24;
+    CHECK(plan_product(rows, 1, out, ceil_div(in, 64), kEmulatedMultiprocessors).splits >= 4);
+    Random random("residual");
+    const Tensor x = random_tensor(random, {rows, in}, DType::BF16, Layout::Dense);
+    const Tensor w = random_tensor(random, {out, in}, DType::BF16, Layout::Dense);
+    const Tensor residual = random_tensor(random, {rows, out}, DType::BF16, Layout::Dense);
+    for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()}) {
+      const Weight packed = backend->pack(w, DType::BF16);
+      Tensor y = Tensor::empty(residual.shape(), DType::BF16, kCpu), both = Tensor::empty(residual.shape(), DType::BF16, kCpu);
+      backend->copy(both, residual);
+      backend->linear(y, x, packed, {{}, residual});
+      backend->linear(both, x, packed, {{}, both});
+      const std::string error = different_bits(both, y);
+      if (!error.empty()) fail_case("%s: %s", backend->name(), error.c_str());
+    }
+  });
+  suite.add("cuda products: scratch is what memory plans count", [] {
+    constexpr int64_t kSplits = 256 << 10, kGradient = 64 << 10, kTickets = 4 << 10;  // emulated workspaces
+    const auto peak_of = [](const std::function<void()>& f) {
+      release_cached(kCpu);  // a kept block may be larger
+      const size_t before = memory_stats(kCpu).current;
+      reset_peak(kCpu);
+      f();
+      return int64_t(memory_stats(kCpu).peak - before);
+    };
+    Random random("scratch");
+    int64_t most = 0;
+    for (const Shape& shape : {Shape{5, 2304, 24}, Shape{600, 1104, 24}, Shape{2, 2304, 520}, Shape{1024, 64, 320}}) {
+      const Tensor x = random_tensor(random, {shape[0], shape[1]}, DType::BF16, Layout::Dense);
+      const Tensor w = random_tensor(random, {shape[2], shape[1]}, DType::BF16, Layout::Dense);
+      Tensor y = Tensor::empty({shape[0], shape[2]}, DType::BF16, kCpu);
+      const int64_t counted = product_scratch_bytes(shape[0], 1, shape[2], 1, shape[1], kEmulatedMultiprocessors, kSplits);
+      for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()}) {
+        const Weight packed = backend->pack(w, DType::BF16);
+        const int64_t peak = peak_of([&] { backend->linear(y, x, packed, {}); });
+        most = std::max(most, peak);
+        if (!(peak <= counted + kTickets))
+          fail_case("%s: linear %s takes %lld bytes, %lld counted", backend->name(), shape.str().c_str(), (long long)peak,
+                    (long long)counted);
+      }
+    }
+    CHECK(most >= kSplits / 2);
+    for (const Shape& shape : {Shape{3, 24, 136}, Shape{2, 8, 64}, Shape{5, 16, 40}}) {
+      const int64_t items = shape[0], side = shape[1], out = shape[2];
+      const Tensor x = random_tensor(random, {items, side, side, 8}, DType::BF16, Layout::Dense);
+      const Tensor dy = random_tensor(random, {items, side, side, out}, DType::BF16, Layout::Dense);
+      Tensor dw = Tensor::zeros({out, 3, 3, 8}, DType::F32, kCpu);
+      const int64_t counted = gradient_scratch_bytes(items, side * side, out, 9, 8, kEmulatedMultiprocessors, kGradient);
+      int64_t largest = 0;
+      for (Backend* backend : {&emulated_cuda_backend(), &emulated_cuda_mma_backend(), &emulated_cuda_wgmma_backend()})
+        largest = std::max(largest, peak_of([&] { backend->weight_gradient(dw, x, dy, {1, 1}, 1); }));
+      if (!(largest == counted))
+        fail_case("weight_gradient %s takes %lld bytes, %lld counted", shape.str().c_str(), (long long)largest,
+                  (long long)counted);
+    }
+  });
   suite.add("cuda products: ldmatrix meets no bank conflicts", [] {
     Random random("conflicts");
     const OpCall forward = conv(random, {DType::BF16}, 2, 16, 16, 200);

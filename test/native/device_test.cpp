@@ -102,9 +102,15 @@ const Registration memory([](Suite& suite) {
       CHECK(memory_stats(kCuda).peak == before + kept.bytes() + more.bytes());
       CHECK(on(more, kCpu).data<float>()[(8 << 20) - 1] == 0);
     }
-    CHECK(memory_stats(kCuda).cached >= 32 * kMiB);
+    CHECK(on(kept, kCpu).data<float>()[5] == 0 && memory_stats(kCuda).cached == 60 * kMiB);
+  });
+  suite.add("device memory: what is kept for reuse goes back", [] {
+    const EmulatedDevice device(2048 * kMiB);
+    const Tensor small = Tensor::zeros({5}, DType::F32, kCuda);
+    { const Tensor large = Tensor::zeros({8 << 20}, DType::F32, kCuda); }
+    CHECK(memory_stats(kCuda).cached >= DeviceArena::kLargeSegment);
     release_cached(kCuda);
-    CHECK(memory_stats(kCuda).cached < 32 * kMiB && on(kept, kCpu).data<float>()[5] == 0);
+    CHECK(memory_stats(kCuda).cached < DeviceArena::kSmallSegment && on(small, kCpu).data<float>()[4] == 0);
   });
 });
 

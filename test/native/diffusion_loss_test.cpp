@@ -335,10 +335,12 @@ const Registration losses([](Suite& suite) {
         add_loss(suite, {dtype, 2, 33, 31, 3, true, main, layout});
         add_loss(suite, {dtype, 3, 4, 4, 70, true, main, layout});
       }
+  add_loss(suite, {DType::F32, 70, 2, 2, 3, true, Main::Mse, Layout::Dense});
   for (Layout layout : {Layout::Dense, Layout::Strided}) {
     for (const Shape& shape : {Shape{3, 5, 7, 3}, Shape{1, 1, 1, 1}, Shape{2, 64, 65, 5}, Shape{5, 3, 33}})
       add_blend(suite, shape, layout);
     add_blend(suite, {3, 20000}, layout);
+    add_blend(suite, {70, 5}, layout);  // more items than coefficients fit the parameters of a CUDA kernel
   }
   for (Main main : {Main::Mse, Main::Huber}) add_difference(suite, false, main, 500);
   for (int t : {0, 1, 20, 500, 999}) add_difference(suite, true, Main::Mse, t);

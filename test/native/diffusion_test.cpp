@@ -23,16 +23,18 @@ struct StepCase {
   Layout layout = Layout::Dense;
   float max_value = 1.5f;
   const char* poisoned = "";  // "nan" or "inf" in x
+  float ratio = 0.95f;
 };
 
 std::string describe(const StepCase& c) {
   const char* const thresholds[] = {"", " clip", " dynamic"};
   const char* const variances[] = {" fixed", " learned_range", " learned"};
-  return format("ddpm_step n=%lld h=%lld w=%lld c=%lld %s%s%s%s%s%s%s max=%g%s%s", (long long)c.batch,
+  return format("ddpm_step n=%lld h=%lld w=%lld c=%lld %s%s%s%s%s%s%s max=%g%s%s%s", (long long)c.batch,
                 (long long)c.height, (long long)c.width, (long long)c.channels, dtype_name(c.dtype),
                 c.guided ? " guided" : "", thresholds[int(c.threshold)], variances[int(c.variance)],
                 c.wide ? " wide" : "", c.noise ? "" : " last", c.layout == Layout::Strided ? " strided" : "",
-                double(c.max_value), *c.poisoned ? " " : "", c.poisoned);
+                double(c.max_value), c.ratio == 0.95f ? "" : format(" ratio=%g", double(c.ratio)).c_str(),
+                *c.poisoned ? " " : "", c.poisoned);
 }
 
 // `want_x0`: the result under test is x0, else prev.
@@ -55,7 +57,7 @@ void add(Suite& suite, const StepCase& c, bool want_x0) {
     p.output_scale = -1.3f;
     p.threshold = c.threshold;
     p.clip_range = 1;
-    p.ratio = 0.95f;
+    p.ratio = c.ratio;
     p.max_value = c.max_value;
     p.x0_coef = 0.31f;
     p.x_coef = 0.68f;
@@ -114,6 +116,12 @@ const Registration steps([](Suite& suite) {
         add(suite, {dtype, 3, 33, 31, 3, guided, Threshold::Dynamic, Variance::LearnedRange}, x0);
         add(suite, {dtype, 2, 4, 4, 3, guided, Threshold::Dynamic, Variance::Fixed, false, true, Layout::Dense, 0.8f},
             x0);
+        for (float ratio : {0.5f, 0.95f, 1.0f})  // a limit that the quantile decides
+          for (int64_t height : {1, 5, 33})
+            add(suite,
+                {dtype, 2, height, 31, 3, guided, Threshold::Dynamic, Variance::Fixed, false, true, Layout::Dense, 100, "",
+                 ratio},
+                x0);
         for (const char* bad : {"nan", "inf"})
           for (Threshold threshold : {Threshold::None, Threshold::Dynamic})
             add(suite, {dtype, 2, 6, 6, 3, guided, threshold, Variance::Fixed, false, true, Layout::Dense, 1.5f, bad},

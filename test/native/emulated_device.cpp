@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstring>
 #include <map>
 
@@ -18,26 +19,35 @@ namespace {
 class Segments {
  public:
   void* acquire(size_t bytes) {
-    void* p = ::mmap(nullptr, bytes, access(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p = ::mmap(nullptr, bytes + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
-    sizes_[p] = bytes;
-    return p;
+    // on huge pages a change of the access is 500 times fewer entries of the page table
+    char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + kHuge - 1) / kHuge * kHuge);
+    ::madvise(start, bytes, MADV_HUGEPAGE);
+    ::mprotect(start, bytes, access());
+    all_[start] = {p, bytes};
+    return start;
   }
-  size_t release(void* p) {
-    const size_t bytes = sizes_.at(p);
-    ::munmap(p, bytes);
-    sizes_.erase(p);
-    return bytes;
+  size_t release(void* start) {
+    const Segment segment = all_.at(start);
+    ::munmap(segment.mapping, segment.bytes + kHuge);
+    all_.erase(start);
+    return segment.bytes;
   }
   void open(bool on) {
     depth_ += on ? 1 : -1;
     if (depth_ > 1 || (on && depth_ != 1)) return;
-    for (const auto& [p, bytes] : sizes_) ::mprotect(p, bytes, access());
+    for (const auto& [start, segment] : all_) ::mprotect(start, segment.bytes, access());
   }
 
  private:
   int access() const { return depth_ > 0 ? PROT_READ | PROT_WRITE : PROT_NONE; }
-  std::map<void*, size_t> sizes_;
+  struct Segment {
+    void* mapping;
+    size_t bytes;
+  };
+  static constexpr size_t kHuge = size_t(2) << 20;
+  std::map<void*, Segment> all_;
   int depth_ = 0;
 };
 Segments segments;

@@ -8,6 +8,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 
 namespace df::test {
 namespace {
@@ -64,9 +65,15 @@ void expect_error(ErrorCode code, const std::string& part, const std::function<v
 
 int Suite::run(const std::vector<std::string>& arguments) {
   const bool list = arguments.size() == 1 && arguments[0] == "--list";
+  const auto contains = [](const std::string& name, const std::string& filter) {
+    std::stringstream parts(filter);
+    for (std::string part; std::getline(parts, part, '&');)
+      if (name.find(part) == std::string::npos) return false;
+    return true;
+  };
   const auto selected = [&](const std::string& name) {
-    return arguments.empty() || list || std::any_of(arguments.begin(), arguments.end(), [&](const std::string& part) {
-             return name.find(part) != std::string::npos;
+    return arguments.empty() || list || std::any_of(arguments.begin(), arguments.end(), [&](const std::string& filter) {
+             return contains(name, filter);
            });
   };
   std::signal(SIGSEGV, on_fault);

@@ -1,5 +1,6 @@
 // The native test harness: named cases, a filter, counts, an exit code.
-//   if_tests [SUBSTRING…]   runs the cases whose name contains one of the substrings (all without any)
+//   if_tests [FILTER…]      runs the cases whose name contains one of the filters (all without any); a filter "A&B" asks
+//                           for both substrings
 //   if_tests --list         prints the names
 // A failing case prints its name, which is accepted back as filter. A test file registers its cases with one static
 // Registration.

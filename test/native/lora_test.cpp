@@ -157,7 +157,8 @@ const Registration golden_lora([](Suite& suite) {
       for (int64_t i = 0; i < w.numel(); i++) {
         double product = 0, size = 0;  // the dot product, and of absolute values
         for (int64_t r = 0; r < rank; r++) {
-          const double term = 2.0 * p.factors.up.data<float>()[i / in * rank + r] * p.factors.down.data<float>()[r * in + i % in];
+          const double up = p.factors.up.data<float>()[i / in * rank + r];
+          const double term = 2 * up * p.factors.down.data<float>()[r * in + i % in];
           product += term;
           size += std::abs(term);
         }
@@ -226,6 +227,32 @@ double dot(const Tensor& a, const Tensor& b) {
 }
 
 const Registration differences([](Suite& suite) {
+  suite.add("lora result of a fused layer with dropout and residual, term by term", [] {
+    Random random("lora result");
+    FusedLayer f(random);
+    const Tensor x = numbers(random, {3, 5, 20}), residual = numbers(random, {3, 5, 36});
+    const Tensor y = f.layer.forward(x, residual);
+    const std::vector<Tensor> factors = f.factors.values();  // of q, then of v
+    const auto at = [](const Tensor& t, int64_t i, int64_t j) { return double(t.data<float>()[i * t.dim(-1) + j]); };
+    for (int64_t part = 0; part < 3; part++) {
+      const std::string name = std::string(1, "qkv"[part]);
+      const Tensor w = f.store.read(name + ".weight"), b = f.store.read(name + ".bias");
+      const Tensor mask = dropout_mask(x.shape(), DType::F32, kCpu, f.dropout, uint32_t(name[0]));
+      for (int64_t row = 0; row < 15; row++)
+        for (int64_t o = 0; o < 12; o++) {
+          double want = at(residual, row, part * 12 + o) + b.data<float>()[o], size = std::abs(want);
+          const auto add = [&](double term) { want += term, size += std::abs(term); };
+          for (int64_t i = 0; i < 20; i++) {
+            add(at(x, row, i) * at(w, o, i));
+            for (int64_t r = 0; r < 3 && part != 1; r++)  // 0.7 / (1 - 0.3)
+              add(at(mask, row, i) * at(x, row, i) * at(factors[size_t(part)], r, i) * at(factors[size_t(part + 1)], o, r));
+          }
+          const double error = std::abs(at(y, row, part * 12 + o) - want), allowed = 64 * std::pow(2, -24) * size;
+          if (!(error <= allowed)) fail_case("%s: error %.3g, allowed %.3g", name.c_str(), error, allowed);
+        }
+    }
+  });
+
   suite.add("lora gradients of a fused layer with dropout and residual, by differences", [] {
     Random random("lora");
     FusedLayer f(random);
@@ -323,14 +350,16 @@ MicroBatch batch(int64_t first, int64_t items) {
   b.ids = ints({items, 6}, ids);
   b.mask = ints({items, 6}, mask);
   for (int64_t i = 0; i < items; i++)
-    b.samples.push_back({.index = uint64_t(first + i), .timestep = float((first + i) * 211 % 1000), .image_scale = 0.8f, .noise_scale = 0.6f, .loss = {}});
+    b.samples.push_back({.index = uint64_t(first + i), .timestep = float((first + i) * 211 % 1000), .image_scale = 0.8f,
+                         .noise_scale = 0.6f, .loss = {}});
   b.seed = 3;
   b.gradient_scale = 0.25f;
   return b;
 }
 
 Trainer lora_trainer(DType dtype = DType::F32, bool checkpointing = true) {
-  TrainerOptions options{.dtype = dtype, .precision = Precision::Default, .checkpointing = checkpointing, .ema = true, .lora = TrainedLora{.rank = 3, .alpha = 6, .dropout = 0.1}};
+  const TrainedLora lora{.rank = 3, .alpha = 6, .dropout = 0.1};
+  TrainerOptions options{.dtype = dtype, .precision = Precision::Default, .checkpointing = checkpointing, .ema = true, .lora = lora};
   Trainer trainer(golden_unet_config(kFolder), golden_t5_config(), kCpu, options);
   SafetensorsSource unet = golden_unet_source(kFolder), t5 = golden_t5_source();
   trainer.load(unet, &t5, {}, 17);
@@ -348,7 +377,8 @@ void steps(Trainer& trainer, int from, int to) {
 void check_same(Trainer& a, Trainer& b) {
   for (size_t m = 0; m < 2; m++) {
     const TrainedModel &x = *a.models()[m], &y = *b.models()[m];
-    for (const auto state : {&TrainedModel::values, &TrainedModel::gradients, &TrainedModel::moments, &TrainedModel::squared_moments, &TrainedModel::ema}) {
+    for (const auto state : {&TrainedModel::values, &TrainedModel::gradients, &TrainedModel::moments,
+                             &TrainedModel::squared_moments, &TrainedModel::ema}) {
       CHECK((x.*state).size() == (y.*state).size() && !(x.*state).empty());
       for (size_t i = 0; i < (x.*state).size(); i++) CHECK(different_bits((x.*state)[i], (y.*state)[i]).empty());
     }
@@ -362,8 +392,9 @@ const Registration trainers([](Suite& suite) {
     steps(trainer, 0, 2);
     const std::string folder = (std::filesystem::temp_directory_path() / format("if-lora-%d", int(getpid()))).string();
     std::filesystem::create_directories(folder);
-    const std::pair<const char*, Part> parts[] = {{"unet", Part::Unet}, {"t5", Part::T5}, {"unet_moments", Part::UnetMoments},
-                                                  {"t5_moments", Part::T5Moments}, {"unet_ema", Part::UnetEma}, {"t5_ema", Part::T5Ema}};
+    const std::pair<const char*, Part> parts[] = {
+        {"unet", Part::Unet},    {"t5", Part::T5}, {"unet_moments", Part::UnetMoments}, {"t5_moments", Part::T5Moments},
+        {"unet_ema", Part::UnetEma}, {"t5_ema", Part::T5Ema}};
     for (const auto& [name, part] : parts) trainer.save(folder + "/" + name, part, DType::F32, {});
     Trainer resumed = lora_trainer();
     for (const auto& [name, part] : parts) resumed.restore(folder + "/" + name, part);
@@ -371,7 +402,7 @@ const Registration trainers([](Suite& suite) {
     steps(trainer, 2, 4);
     steps(resumed, 2, 4);
     check_same(trainer, resumed);
-    TrainerOptions options{.dtype = DType::F32, .precision = Precision::Default, .checkpointing = false, .ema = true, .lora = TrainedLora{.rank = 3}};
+    TrainerOptions options{.dtype = DType::F32, .ema = true, .lora = TrainedLora{.rank = 3}};
     Trainer empty(golden_unet_config(kFolder), golden_t5_config(), kCpu, options);
     expect_error(ErrorCode::InvalidArgument, "call load first", [&] { empty.restore(folder + "/unet", Part::Unet); });
     std::filesystem::remove_all(folder);
@@ -401,6 +432,7 @@ const Registration trainers([](Suite& suite) {
     }, DType::F32);
     const auto copy = trainer.unet(DType::F32, false);
     CHECK(different_bits(run_golden_unet(*copy, *golden("training/lora_io")), base).empty());  // the upper factors are 0
+    CHECK(copy->store().version() != trainer.unet(DType::F32, false)->store().version());  // what was recorded is of one
     steps(trainer, 0, 3);
     const Tensor last = forward(false), ema = forward(true);
     CHECK(!different_bits(last, ema).empty());

@@ -135,10 +135,9 @@ void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Ran
   suite.add(name + " isa=cuda-emulated", [=] {
     const Prepared& p = prepare(name, make);
     check_emulated_cuda(emulated_cuda_backend(), p, Layout::Strided);
-    if (!p.call.product) return;
     const Layout strided = p.call.vectors ? Layout::Aligned : Layout::Strided;
-    check_emulated_cuda(emulated_cuda_mma_backend(), p, strided);
-    check_emulated_cuda(emulated_cuda_wgmma_backend(), p, strided);
+    if (p.call.product || p.call.vectors) check_emulated_cuda(emulated_cuda_mma_backend(), p, strided);
+    if (p.call.product) check_emulated_cuda(emulated_cuda_wgmma_backend(), p, strided);
   });
   suite.add(name + " isa=cuda:0", [=] { check_cuda(prepare(name, make)); });
   suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
@@ -149,6 +148,7 @@ std::vector<KernelBackend> kernel_backends() {
   for (const CpuIsa& isa : cpu_isas()) all.push_back({isa.name, isa.supported ? &cpu_backend(isa.name) : nullptr});
   all.push_back({"cuda-emulated", &emulated_cuda_backend()});
   all.push_back({"cuda-emulated-mma", &emulated_cuda_mma_backend()});
+  all.push_back({"cuda-emulated-wgmma", &emulated_cuda_wgmma_backend()});
   return all;
 }
 

@@ -25,7 +25,8 @@ struct OpCall {
   bool strided = true;
   /// A product or its gradient: the emulated CUDA cases also run with mma.sync and wgmma.
   bool product = false;
-  /// Those kernels need rows of 16-byte vectors: results that are views have such rows.
+  /// Attention or group norm of rows of 16-byte vectors, which results that are views then have too: the emulated CUDA
+  /// cases also run on the backend with mma.sync.
   bool vectors = false;
   /// What y holds before the call, rounded to its dtype, when the call adds to it; undefined: NaN.
   Tensor initial = {};

@@ -16,7 +16,7 @@ Tensor run_oracle(const ProductInputs& in, const Shape& shape) {
 }  // namespace
 
 std::string describe(const ProductCase& c) {
-  return format("%s%s%s%s%s%s%s", dtype_name(c.dtype), c.layout == Layout::Strided ? " strided" : "",
+  return format("%s%s%s%s%s%s%s", dtype_name(c.dtype), layout_name(c.layout),
                 c.bias ? " bias" : "", c.residual ? " residual" : "", c.scale != 1 ? " scale" : "",
                 c.poisoned ? " nan" : "", c.one_sign ? " one_sign" : "");
 }
@@ -44,6 +44,7 @@ OpCall product(Random& random, const ProductCase& c, const Shape& x_shape, const
   call.shape = y_shape;
   call.dtype = c.dtype;
   call.product = c.dtype == DType::BF16;
+  call.vectors = call.product && c.layout == Layout::Aligned;
   call.run = [=](Backend& backend, Tensor& y) { apply(backend, y, x, backend.pack(w, c.dtype), e); };
   call.op = [=](Device device) {
     return op(on(x, device), ops::pack(on(w, device), c.dtype), {on(e.bias, device), on(e.residual, device), e.scale});

@@ -54,6 +54,10 @@ const Registration products([](Suite& suite) {
       add_linear(suite, 7, 18, out, full);
       add_linear(suite, 7, 18, out, bare);
     }
+    // rows of pairs that end with half a pair
+    const ProductCase aligned{dtype, Layout::Aligned, true, true, 0.7071f};
+    for (int64_t out : {1, 33, 129}) add_linear(suite, 7, 24, out, aligned);
+    add_conv(suite, {2, 5, 6, 16, 35}, aligned);
     add_linear(suite, 77, 512, 192, plain);
     for (int64_t in : {2500, 10240, 13000}) add_linear(suite, 13, in, 40, plain);    // beyond one K block
     add_linear(suite, 3, 25000, 17, full);
@@ -98,7 +102,8 @@ const Registration packing([](Suite& suite) {
         for (const Shape& shape : {Shape{1, 1}, Shape{17, 33}, Shape{64, 64}, Shape{130, 70}, Shape{6, 3, 3, 5},
                                    Shape{20, 1, 1, 9}, Shape{65, 3, 3, 34}, Shape{3, 7, 7, 2}})
           suite.add(
-              format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to), kernels.name.c_str()),
+              format("pack %s from=%s to=%s isa=%s", shape.str().c_str(), dtype_name(from), dtype_name(to),
+                     kernels.name.c_str()),
               [=] {
                 Backend& backend = kernels.get();
                 Random random(shape.str());

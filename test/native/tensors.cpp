@@ -54,7 +54,7 @@ Tensor guarded(const Shape& shape, DType dtype, Layout layout) {
   const size_t size = dtype_size(dtype);
   if (layout == Layout::Dense) return Tensor::from_storage(page_end(size_t(shape.numel()) * size), 0, shape, dtype);
   const Margin m = margin(layout);
-  const int64_t stride = shape[-1] + m.total;
+  const int64_t apart = shape[-1] + m.total, stride = layout == Layout::Aligned ? (apart + 7) / 8 * 8 : apart;
   const Shape wide{shape.rows() + 1, stride};
   Tensor all = Tensor::from_storage(page_end(size_t(wide.numel()) * size), 0, wide, dtype);
   return all.slice_first(0, shape.rows()).slice_last(m.before, shape[-1]).reshape(shape);

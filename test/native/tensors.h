@@ -23,13 +23,17 @@ class Random {
 enum class Layout {
   Dense,    ///< ends where an inaccessible page begins
   Strided,  ///< rows C + 7 apart, the first at an odd offset: nothing is aligned
-  Aligned,  ///< rows C + 24 apart, the first after 8: rows of 16-byte vectors if C is a multiple of 8
+  Aligned,  ///< rows C + 24 apart, rounded up to a multiple of 8, the first after 8: rows that begin at 16-byte vectors
 };
 
 /// "", " strided" or " aligned": the end of a case's name.
 const char* layout_name(Layout layout);
 /// Another one: for a second input whose strides should differ.
 inline Layout other(Layout layout) { return layout == Layout::Dense ? Layout::Strided : Layout::Dense; }
+/// The same among those with rows of 16-byte vectors, if `vectors`.
+inline Layout other(Layout layout, bool vectors) {
+  return !vectors ? other(layout) : layout == Layout::Dense ? Layout::Aligned : Layout::Dense;
+}
 
 /// A tensor whose surroundings (between and around the rows) hold NaN, so that what reads them shows it.
 Tensor guarded(const Shape& shape, DType dtype, Layout layout);

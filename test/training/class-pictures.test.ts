@@ -85,6 +85,9 @@ describe('stage I', () => {
     await room.run(2); // more than enough: nothing is drawn, nothing is removed
     expect(events.some((event) => event.type === 'load' && event.component.startsWith('drawing class pictures'))).toBe(false);
     expect(room.drawn.length).toBe(5);
+    writeFileSync(path.join(room.class, 'class-0000007.png'), readFileSync(path.join(room.class, 'class-000000.png'))); // of another tool
+    await room.run(6);
+    expect(room.drawn.length).toBe(7);
   });
 
   test('an interruption leaves whole pictures, and the next run draws the rest', async () => {
@@ -111,6 +114,13 @@ describe('stage I', () => {
     expect(room.drawn.length).toBe(1);
   });
 
+  test('nor are those of the stage before', async () => {
+    fake();
+    const room = await Room.make();
+    await room.run(1);
+    await expectIFError('INVALID_ARGUMENT', () => room.run(1, { model: { folder: golden('tiny-if-II') }, lowRes: { factor: 2 } }, { stage1: { folder: golden('tiny-if-I') } }), /class-000000\.png was drawn with 32 pixels a side, the run trains on 64: remove/);
+  });
+
   test('a run goes on with the same number of them', async () => {
     fake();
     const room = await Room.make();
@@ -119,8 +129,10 @@ describe('stage I', () => {
     const onEvent = (event: TrainingEvent): void => { if (event.type === 'step') controller.abort(); };
     await expectIFError('CANCELLED', () => room.run(2, {}, {}, { onEvent, signal: controller.signal }));
     await plain(9, 9, [1, 2, 3]).png().toFile(path.join(room.class, 'photo.png'));
-    await expectIFError('INVALID_ARGUMENT', () => room.run(2, { out }, {}, { resume: true }), /begun with 2 pictures of the class, now there are 3/);
+    await expectIFError('INVALID_ARGUMENT', () => room.run(2, { out }, {}, { resume: true }), /begun with 2 pictures of the class, now it would have 3/);
     rmSync(path.join(room.class, 'photo.png'));
+    await expectIFError('INVALID_ARGUMENT', () => room.run(4, { out }, {}, { resume: true }), /begun with 2 pictures of the class, now it would have 4/);
+    expect(room.drawn.length).toBe(2); // refused before any is drawn
     await room.run(1, { out }, {}, { resume: true }); // what is there is enough
   });
 

@@ -32,6 +32,12 @@ test('IF-I-XL is refused on 24 GB with its number and what would help', async ()
     /needs 17\d\.\d GB \(parameters, gradients, moments 86\.1 GB, .* on each of 2 devices\), .*: a smaller microBatch, fewer devices, train factors only \(lora\), or train a smaller model$/);
 });
 
+test('the only remedy is a whole sentence', async () => {
+  const lora = { rank: 1 } as unknown as RunConfig['lora'];
+  const small: TrainingPlan = { replicas: 1, training: { weightBytes: 2e9, activationBytes: 1e6, flops: 0 }, encoding: undefined, preview: undefined, lowRes: undefined, checkpointBytes: 0 };
+  await expectIFError('OUT_OF_MEMORY', () => checkTrainingPlan(small, config({ lora, ema: false, gradientCheckpointing: true }), 1e9), /1\.0 GB are available: train a smaller model$/);
+});
+
 test('IF-I-XL with LoRA on its bfloat16 weights, batch 1, checkpointed, fits into 24 GB', async () => {
   const unet = parseUNetConfig(configs['IF-I-XL'], 'IF-I-XL');
   const lora = { rank: 16, alpha: 16, dropout: 0, targets: UNET_TARGETS, textTargets: TEXT_TARGETS };

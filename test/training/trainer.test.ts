@@ -141,6 +141,10 @@ describe('a step', () => {
     await run(other, change, { resume: true });
     expect(losses(other)).toEqual(losses(out));
     expect(weights(other, 12)).toEqual(weights(out, 12));
+    const mended = await temporaryFolder();
+    await interrupted(mended, 5, change);
+    await plain(40, 40, [1, 2, 3]).png().toFile(path.join(folder, 'z.png')); // readable by now
+    await expectIFError('INVALID_ARGUMENT', () => run(mended, change, { resume: true }), /begun with buckets of 24 × 40: \d, 32 × 32: \d, 40 × 24: \d pictures, now they are 24 × 40/);
     await expectIFError('INVALID_ARGUMENT', () => run(other, { ...change, buckets: { maxRatio: 3 } }, { resume: true }), /differs .* in buckets\.maxRatio/);
     await expectIFError('INVALID_ARGUMENT', async () => run(await temporaryFolder(), { ...change, size: 36 }), /buckets: need a size that is a multiple of 8, got 36/);
     await expectIFError('INVALID_ARGUMENT', async () => run(await temporaryFolder(), { ...change, data: { type: 'emoji', set: 'noto' } }), /buckets: .*every picture is square/);

@@ -7,12 +7,12 @@ namespace df {
 Backend& emulated_cuda_backend() { return cuda_emulated::backend(); }
 
 Backend& emulated_cuda_mma_backend() {
-  static cuda_emulated::CudaBackend backend(cuda_emulated::ProductCore::Mma);
+  static cuda_emulated::CudaBackend backend(cuda_emulated::Kernels::Mma);
   return backend;
 }
 
 Backend& emulated_cuda_wgmma_backend() {
-  static cuda_emulated::CudaBackend backend(cuda_emulated::ProductCore::Wgmma);
+  static cuda_emulated::CudaBackend backend(cuda_emulated::Kernels::Wgmma);
   return backend;
 }
 

@@ -5,7 +5,7 @@
 namespace df {
 
 Backend& emulated_cuda_backend();
-/// The same with mma.sync and with wgmma for products of bf16.
+/// The same with Kernels::Mma and with Kernels::Wgmma.
 Backend& emulated_cuda_mma_backend();
 Backend& emulated_cuda_wgmma_backend();
 

@@ -2,6 +2,7 @@
 // rows are output pixels and whose sum runs over (tap, input channel). A linear layer is a 1×1 convolution of images of
 // one pixel.
 #pragma once
+#include "cuda/gemm/plan.h"
 #include "cuda/gpu/host.cuh"
 
 namespace df::IF_CUDA_NAMESPACE {
@@ -14,7 +15,7 @@ template <class T> struct Product {
   Rows<const T> residual;     // data null: none; may be y
   Rows<T> y;
   float scale;
-  int rows;                   // of y: images * out_height * out_width
+  int first_row, rows;        // of y, [first_row, rows); all of it: images * out_height * out_width
   int out, in, padded_in, taps, kernel_w;
   int height, width, out_height, out_width, stride, padding;
 };
@@ -43,7 +44,9 @@ template <class T> GPU_FN float finish(const Product<T>& p, int column, float ac
 
 /// Whether y and the residual may be accessed two values at a time.
 template <class T> bool in_pairs(const Product<T>& p) {
-  const auto even = [](const auto& r) { return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 4 == 0 && r.stride % 2 == 0); };
+  const auto even = [](const auto& r) {
+    return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 4 == 0 && r.stride % 2 == 0);
+  };
   return even(p.y) && even(p.residual);
 }
 /// Finishes and stores outputs n (even, below p.out) and n + 1 of row m. 16-bit types.
@@ -59,7 +62,12 @@ template <class T> GPU_FN void store_pair(const Product<T>& p, bool paired, int 
   if (n + 1 < p.out) to[1] = gpu::from_float<T>(finish(p, n + 1, v1, residual_at(p, m, n + 1)));
 }
 
-/// Partial sums of the blocks that share a tile, and the tickets by which they meet; none for one split.
+/// What one product keeps besides: partial sums, and int8 weights widened. Emulated: so little that tests need several
+/// launches.
+constexpr int64_t kSplitWorkspace = GPU_EMULATED ? 256 << 10 : gemm::kSplitWorkspace;
+constexpr int64_t kWidenedWorkspace = GPU_EMULATED ? 4 << 10 : gemm::kWidenedWorkspace;
+
+/// Partial sums of the blocks that share a tile, and the tickets by which they meet (left zero); none for one split.
 class SplitScratch {
  public:
   SplitScratch(int64_t tiles, int64_t splits, int64_t tile_values, Device device) {

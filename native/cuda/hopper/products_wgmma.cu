@@ -18,8 +18,9 @@ constexpr int BM = 128, BK = 64, kThreads = 384, kConsumers = 256, kConsumerWarp
 struct Work {
   gemm::PixelBox box;
   int column_tiles, splits;
-  float* partial;     // [tile][split][pair of values][thread]
-  unsigned* tickets;  // one zero per tile
+  int first_tile, tiles;  // of this launch
+  float* partial;         // [tile of the launch][split][pair of values][thread]
+  unsigned* tickets;      // one zero per tile of the launch, left zero
   bool paired;        // y and the residual may be accessed two values at a time
 };
 
@@ -34,7 +35,7 @@ template <int N> struct Count {
   static constexpr int value = N;
 };
 
-// One share of the sum of one tile.
+// One share of the sum of one tile; `tile` counts from the first of the launch.
 struct Item {
   int tile, split, n, y, x, column, begin, end;
 };
@@ -42,8 +43,9 @@ GPU_FN Item item_of(int index, const Work& w, int bn, int steps) {
   // columns outermost: blocks at work at one time share weights, and the picture stays in the L2 cache
   Item i;
   i.tile = index / w.splits, i.split = index - i.tile * w.splits;
+  const int tile = w.first_tile + i.tile;
   const gemm::PixelBox& b = w.box;
-  const int pictures = b.tiles_n * b.tiles_h * b.tiles_w, column = i.tile / pictures, r = i.tile - column * pictures;
+  const int pictures = b.tiles_n * b.tiles_h * b.tiles_w, column = tile / pictures, r = tile - column * pictures;
   i.n = r / (b.tiles_h * b.tiles_w) * b.n, i.y = r / b.tiles_w % b.tiles_h * b.h, i.x = r % b.tiles_w * b.w;
   i.column = column * bn;
   i.begin = int(int64_t(steps) * i.split / w.splits), i.end = int(int64_t(steps) * (i.split + 1) / w.splits);
@@ -52,11 +54,12 @@ GPU_FN Item item_of(int index, const Work& w, int bn, int steps) {
 
 template <class T, int BN, int Stages>
 __global__ void __launch_bounds__(kThreads, 1)
-product_kernel(const __grid_constant__ gpu::TensorMap x_map, const __grid_constant__ gpu::TensorMap w_map, Product<T> p, Work w) {
+product_kernel(const __grid_constant__ gpu::TensorMap x_map, const __grid_constant__ gpu::TensorMap w_map, Product<T> p,
+               Work w) {
   auto& s = gpu::dynamic_shared<Shared<T, BN, Stages>>();
   const int tid = int(threadIdx.x), group = tid / 128;
   const int chunks = (p.in + BK - 1) / BK, steps = p.taps * chunks;
-  const int items = w.box.tiles_n * w.box.tiles_h * w.box.tiles_w * w.column_tiles * w.splits;
+  const int items = w.tiles * w.splits;
   if (tid == 0) {
     for (int i = 0; i < Stages; i++) gpu::mbarrier_init(&s.full[i], 1), gpu::mbarrier_init(&s.empty[i], kConsumerWarps);
     gpu::fence_mbarrier_init();
@@ -118,6 +121,7 @@ product_kernel(const __grid_constant__ gpu::TensorMap x_map, const __grid_consta
       if (tid == 128) s.ticket = gpu::take_ticket(w.tickets + at.tile);
       gpu::barrier_sync(1, kConsumers);
       if (s.ticket != unsigned(w.splits) - 1) continue;
+      if (tid == 128) w.tickets[at.tile] = 0;
 #pragma unroll
       for (int i = 0; i < BN / 4; i++) {  // the last block adds all shares, in their order
         float2 sum = make_float2(0, 0);
@@ -156,8 +160,10 @@ template <class T, int BN, int Stages> void run(Product<T> p, int splits, Device
   w.paired = in_pairs(p);
   const int64_t tiles = int64_t(w.box.tiles_n) * w.box.tiles_h * w.box.tiles_w * w.column_tiles;
   DF_CHECK(tiles * splits < (int64_t(1) << 31), "cuda: a product of %d rows and %d outputs is too large", p.rows, p.out);
-  const gpu::Stream s = stream(device);
-  const SplitScratch scratch(tiles, splits, BM * BN, device);
+  // slabs of tiles, so that the partial sums stay small; they are used one after the other
+  const int64_t tile_bytes = splits * BM * BN * int64_t(sizeof(float));
+  const int64_t slab = gemm::split_slab(tiles, splits, tile_bytes, kSplitWorkspace);
+  const SplitScratch scratch(slab, splits, BM * BN, device);
   w.partial = scratch.partial();
   w.tickets = scratch.tickets();
 
@@ -170,8 +176,12 @@ template <class T, int BN, int Stages> void run(Product<T> p, int splits, Device
   const uint32_t w_box[] = {BK, BN};
   const gpu::TensorMap x_map = gpu::make_tensor_map(p.x.data, 4, x_extents, x_strides, x_box, is_bf16);
   const gpu::TensorMap w_map = gpu::make_tensor_map(p.w, 2, w_extents, w_strides, w_box, is_bf16);
-  gpu::launch(product_kernel<T, BN, Stages>, dim3(unsigned(std::min<int64_t>(tiles * splits, multiprocessors(device)))),
-              dim3(kThreads), sizeof(Shared<T, BN, Stages>), s, x_map, w_map, p, w);
+  for (int64_t first = 0; first < tiles; first += slab) {
+    w.first_tile = int(first);
+    w.tiles = int(std::min(slab, tiles - first));
+    gpu::launch(product_kernel<T, BN, Stages>, dim3(unsigned(std::min(w.tiles * splits, multiprocessors(device)))),
+                dim3(kThreads), sizeof(Shared<T, BN, Stages>), stream(device), x_map, w_map, p, w);
+  }
 }
 
 }  // namespace
@@ -184,7 +194,8 @@ template <class T> void multiply_wgmma(const Product<T>& p, int item_rows, Devic
     case 192: return run<T, 192, 5>(p, plan.splits, device);
     case 176: return run<T, 176, 5>(p, plan.splits, device);
     case 160: return run<T, 160, 6>(p, plan.splits, device);
-    default: return run<T, 128, 6>(p, plan.splits, device);
+    case 128: return run<T, 128, 6>(p, plan.splits, device);
+    default: return run<T, 64, 8>(p, plan.splits, device);
   }
 }
 template void multiply_wgmma(const Product<gpu::bf16>&, int, Device);

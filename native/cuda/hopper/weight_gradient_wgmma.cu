@@ -1,5 +1,5 @@
-// Weight gradients of 16-bit types for sm_90a, built as products_wgmma.cu. The sum runs over boxes of 64 pixels; of dy and of
-// x, moved by the tap, TMA brings 64 channels by 64 pixels at a time, which is wgmma's layout of an operand that is
+// Weight gradients of 16-bit types for sm_90a, built as products_wgmma.cu. The sum runs over boxes of 64 pixels; of dy and
+// of x, moved by the tap, TMA brings 64 channels by 64 pixels at a time, which is wgmma's layout of an operand that is
 // contiguous along the result ("MN-major").
 #include "cuda/gemm/plan.h"
 #include "cuda/gemm/weight_gradient.cuh"
@@ -30,7 +30,7 @@ struct Item {
 template <class T> GPU_FN Item item_of(int index, const WeightGradient<T>& p, const Work& w) {
   // taps innermost: blocks at work at one time read the same pixels
   Item i;
-  i.tap = index % p.taps, index /= p.taps;
+  i.tap = p.first_tap + index % p.slab_taps, index /= p.slab_taps;
   i.in = index % w.in_tiles * BN, index /= w.in_tiles;
   i.out = p.first_out + index % w.out_tiles * BM;
   i.share = index / w.out_tiles;
@@ -45,7 +45,7 @@ weight_gradient_kernel(const __grid_constant__ gpu::TensorMap dy_map, const __gr
                        WeightGradient<T> p, Work w) {
   auto& s = gpu::dynamic_shared<Shared<T>>();
   const int tid = int(threadIdx.x), group = tid / 128;
-  const int items = w.out_tiles * w.in_tiles * p.taps * p.shares;
+  const int items = w.out_tiles * w.in_tiles * p.slab_taps * p.shares;
   if (tid == 0) {
     for (int i = 0; i < kStages; i++) gpu::mbarrier_init(&s.full[i], 1), gpu::mbarrier_init(&s.empty[i], kConsumerWarps);
     gpu::fence_mbarrier_init();
@@ -67,7 +67,8 @@ weight_gradient_kernel(const __grid_constant__ gpu::TensorMap dy_map, const __gr
         const int y = step / w.box.tiles_w % w.box.tiles_h * w.box.h, x = step % w.box.tiles_w * w.box.w;
         gpu::mbarrier_wait(&s.empty[stage], turn ^ 1);
         gpu::mbarrier_arrive_expect(&s.full[stage], uint32_t((BM + BN) * BK * sizeof(T)));
-        for (int i = 0; i < BM / 64; i++) gpu::tma_load_4d(s.dy[stage][i], &dy_map, &s.full[stage], at.out + 64 * i, x, y, n);
+        for (int i = 0; i < BM / 64; i++)
+          gpu::tma_load_4d(s.dy[stage][i], &dy_map, &s.full[stage], at.out + 64 * i, x, y, n);
         for (int i = 0; i < BN / 64; i++)
           gpu::tma_load_4d(s.x[stage][i], &x_map, &s.full[stage], at.in + 64 * i, x + dx, y + dy, n);
       }
@@ -85,9 +86,9 @@ weight_gradient_kernel(const __grid_constant__ gpu::TensorMap dy_map, const __gr
       gpu::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < BK; k += 16)
-        gpu::wgmma<T, BN, true, true>(acc, gpu::wgmma_descriptor(&s.dy[stage][group - 1][k * 64], kBoxValues * sizeof(T), 1024),
-                                      gpu::wgmma_descriptor(&s.x[stage][0][k * 64], kBoxValues * sizeof(T), 1024),
-                                      step > at.begin || k > 0);
+        gpu::wgmma<T, BN, true, true>(
+            acc, gpu::wgmma_descriptor(&s.dy[stage][group - 1][k * 64], kBoxValues * sizeof(T), 1024),
+            gpu::wgmma_descriptor(&s.x[stage][0][k * 64], kBoxValues * sizeof(T), 1024), step > at.begin || k > 0);
       gpu::wgmma_commit();
       gpu::wgmma_wait<1>();  // the step before has been multiplied: its stage is free
       if (step > at.begin && lane == 0) gpu::mbarrier_arrive(&s.empty[before]);
@@ -99,8 +100,9 @@ weight_gradient_kernel(const __grid_constant__ gpu::TensorMap dy_map, const __gr
     for (int j = 0; j < BN / 8; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const int o = at.out + (group - 1) * 64 + 16 * warp + lane / 4 + i / 2 * 8, c = at.in + 8 * j + lane % 4 * 2 + i % 2;
-        if (o < p.first_out + p.outs && c < p.in) store_gradient(p, at.share, o, at.tap * p.in + c, acc[4 * j + i]);
+        const int o = at.out + (group - 1) * 64 + 16 * warp + lane / 4 + i / 2 * 8;
+        const int c = at.in + 8 * j + lane % 4 * 2 + i % 2, tap = at.tap - p.first_tap;
+        if (o < p.first_out + p.outs && c < p.in) store_gradient(p, at.share, o, tap * p.in + c, acc[4 * j + i]);
       }
   }
 }
@@ -116,7 +118,7 @@ template <class T> void sum_wgmma(WeightGradient<T> p, Device device) {
   w.box = gemm::plan_box(2, p.out_height, p.out_width, BK);
   w.out_tiles = int(gemm::ceil_div(p.outs, BM));
   w.in_tiles = int(gemm::ceil_div(p.in, BN));
-  const int64_t items = int64_t(w.out_tiles) * w.in_tiles * p.taps * p.shares;
+  const int64_t items = int64_t(w.out_tiles) * w.in_tiles * p.slab_taps * p.shares;
   DF_CHECK(items < (int64_t(1) << 31), "cuda: a weight gradient of %d outputs and %d inputs is too large", p.out, p.in);
   constexpr bool is_bf16 = gpu::detail::IsBf16<T>::value;
   const uint32_t box[] = {64, uint32_t(w.box.w), uint32_t(w.box.h), uint32_t(w.box.n)};

@@ -42,7 +42,7 @@ struct Softmax {
       m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
       m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
       const float base = m == -INFINITY ? 0 : m * factor;
-      shrink[half] = m == -INFINITY ? 1 : exp2f(largest[half] * factor - base);
+      shrink[half] = exp2f(largest[half] * factor - base);
       largest[half] = m, sum[half] *= shrink[half];
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j)
