@@ -2,6 +2,7 @@
 //   if_tests [FILTER…]      runs the cases whose name contains one of the filters (all without any); a filter "A&B" asks
 //                           for both substrings
 //   if_tests --list         prints the names
+//   if_tests --part=K/N …   the K-th of N shares of them, to run side by side
 // A failing case prints its name, which is accepted back as filter. A test file registers its cases with one static
 // Registration.
 #pragma once
@@ -18,7 +19,7 @@ class Suite {
   /// `body` passes by returning, fails by throwing, and is counted as not run when it calls not_run.
   void add(std::string name, std::function<void()> body);
   /// Runs what the arguments select; returns the exit code (1 when a case failed, or when nothing was selected).
-  int run(const std::vector<std::string>& arguments);
+  int run(std::vector<std::string> arguments);
 
  private:
   struct Case {
