@@ -11,8 +11,10 @@ export PATH="${CUDA_HOME:-/usr/local/cuda}/bin:$PATH"
 begin=$(date +%s)
 total=${IF_GPU_SECONDS:-540}
 build=build/gpu
-lines=$(mktemp)
-trap 'rm -f "$lines" "$lines.out" "$lines.err"' EXIT
+export scratch; scratch=$(mktemp -d)
+lines=$scratch/lines
+: > "$lines"
+trap 'rm -rf "$scratch"' EXIT
 
 left() { echo $((total - $(date +%s) + begin)); }
 quote() { python3 -c 'import json,sys; print(json.dumps(sys.stdin.read().strip()[-1500:]))' 2>/dev/null || printf '"%s"' "$(tr -d '"\\' | tr '\n\t' '  ' | tail -c 1500)"; }
@@ -76,13 +78,13 @@ fi
 cases() {
   local rc=0 kernels
   for kernels in plain mma wgmma; do
-    IF_CUDA_KERNELS=$kernels $build/if_tests isa=cuda:0 > /tmp/if-cases-$kernels 2>&1 &
+    IF_CUDA_KERNELS=$kernels $build/if_tests isa=cuda:0 > "$scratch/cases-$kernels" 2>&1 &
   done
   for kernels in plain mma wgmma; do wait -n || rc=1; done
   for kernels in plain mma wgmma; do
     echo "$kernels:"
-    grep -A1 '^FAIL' /tmp/if-cases-$kernels | head -n 40
-    tail -n 2 /tmp/if-cases-$kernels
+    grep -A1 '^FAIL' "$scratch/cases-$kernels" | head -n 40
+    tail -n 2 "$scratch/cases-$kernels"
   done
   return $rc
 }
@@ -120,11 +122,11 @@ fi
 if [ -f .gpu/env.sh ]; then
   sample() {
     . .gpu/env.sh && for device in cpu cuda; do
-      node dist/cli/if-sample.js "a red apple" --seed 0 --steps 10 --dtype f32 --exact --no-cache --device $device --out "/tmp/if-$device.safetensors" || return 1
+      node dist/cli/if-sample.js "a red apple" --seed 0 --steps 10 --dtype f32 --exact --no-cache --device $device --out "$scratch/$device.safetensors" || return 1
     done
     node -e '
       const { readFileSync } = require("fs");
-      const read = (device) => { const b = readFileSync(`/tmp/if-${device}.safetensors`); const n = Number(b.readBigUInt64LE(0)); return new Float32Array(b.buffer.slice(b.byteOffset + 8 + n)); };
+      const read = (device) => { const b = readFileSync(`${process.env.scratch}/${device}.safetensors`); const n = Number(b.readBigUInt64LE(0)); return new Float32Array(b.buffer.slice(b.byteOffset + 8 + n)); };
       const a = read("cpu"), b = read("cuda");
       let error = 0, size = 0;
       for (let i = 0; i < a.length; i++) { error += (a[i] - b[i]) ** 2; size += a[i] ** 2; }

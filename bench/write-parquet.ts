@@ -99,8 +99,9 @@ export async function writeParquet(file: string, rows: number, row: (index: numb
   }
   const footer = thrift({ struct: [[1, { i32: 2 }], [2, SCHEMA], [3, { i64: rows }], [4, { list: groups }]] });
   await write(footer);
-  const end = Buffer.alloc(8, 'xxxxPAR1');
+  const end = Buffer.alloc(8);
   end.writeUInt32LE(footer.length);
+  end.write('PAR1', 4);
   await write(end);
   stream.end();
   await finished(stream);

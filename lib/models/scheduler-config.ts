@@ -37,7 +37,7 @@ const SPACINGS = names('leading', 'linspace', 'trailing');
  * @param json the parsed file
  * @param where how messages call the file, e.g. its path
  * @throws IFError `FILE_FORMAT` for wrong types and ranges; `UNSUPPORTED`, naming field, value and what is supported, for
- *   other schedulers and modes that are not implemented
+ *   any other scheduler or mode
  */
 export function parseDDPMConfig(json: unknown, where: string): DDPMConfig {
   const r = new ConfigReader(json, where);

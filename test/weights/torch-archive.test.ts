@@ -108,7 +108,7 @@ describe('pickle streams that are up to no good', () => {
     ['os', 'system'], ['posix', 'system'], ['builtins', 'eval'], ['__builtin__', 'exec'], ['subprocess', 'Popen'], ['torch', 'load'],
     ['torch._utils', '_rebuild_tensor_v2.__globals__'], ['torch.serialization', 'load'],
   ])('%s.%s is refused by name', async (module, name) => {
-    await refused('UNSUPPORTED', stream().global(module, name).mark().text('touch /tmp/pwned').tuple().reduce().stop(), `${module}.${name}`);
+    await refused('UNSUPPORTED', stream().global(module, name).mark().text('touch pwned').tuple().reduce().stop(), `${module}.${name}`);
   });
   test('the same by STACK_GLOBAL', () => refused('UNSUPPORTED', stream(4).text('os').text('system').raw(0x93).stop(), 'os.system', 'nothing of it was run'));
   test('a global whose name is built by other opcodes', () => refused('FILE_FORMAT', stream(4).int(1).text('system').raw(0x93).stop(), 'name is not text'));
