@@ -13,10 +13,11 @@ export default defineConfig({
   // Below t = 900 colours and places show through the noise and nothing is learned about the text: half of the steps are above.
   objective: { prediction: 'v_prediction', timesteps: { type: 'later', portion: 0.1, multiplier: 9 } },
   optimizer: { lr: 2e-3 },
-  schedule: { warmup: 100 },
+  schedule: { type: 'cosine', warmup: 200 },
   ema: { decay: 0.999 },
   batchSize: 16,
   steps: 20_000,
   precision: 'fast',
+  saveDtype: 'f16',
   previews: { prompts: ['red apple', 'dog face', 'strawberry', 'lemon', 'frog', 'sunflower', 'pizza', 'pig face', 'penguin'], every: 1000, guidance: 2 },
 });

@@ -4,9 +4,7 @@ import { defineConfig } from 'deepfloyd-if';
 
 export default defineConfig({
   model: {
-    folder: 'if-emoji', fromScratch: true, trainTextEncoder: true, // tokenizer, scheduler, and what is not said here
-    textEncoder: { d_model: 128, d_ff: 384, d_kv: 32, num_heads: 4, num_layers: 4 },
-    unet: { block_out_channels: [16, 48, 128, 192], encoder_hid_dim: 128, cross_attention_dim: 128, time_embedding_dim: 256, norm_num_groups: 8 },
+    folder: 'if-emoji', fromScratch: true, trainTextEncoder: true, // its sizes, tokenizer and scheduler
   },
   stage: 1,
   data: { type: 'emoji', set: 'fluent', groups: ['animals', 'food'] },

@@ -1,4 +1,4 @@
-"""What diffusers draws from a pipeline folder of stage I, for the tests: reference_samples.json gives prompts, seed, steps and
+"""What diffusers draws from a pipeline folder of stage I, for the tests: reference_samples.json gives prompts, seed, timesteps and
 guidance, and "a red apple" is drawn alone from seed 1; float32.
 
     python bench/peer/reference_samples.py models/if-emoji
@@ -17,7 +17,7 @@ pipe.set_progress_bar_config(disable=True)
 
 
 def draw(prompts, seed):
-    return pipe(prompts, num_inference_steps=settings['steps'], guidance_scale=settings['guidance'], clean_caption=False,
+    return pipe(prompts, timesteps=settings['timesteps'], guidance_scale=settings['guidance'], clean_caption=False,
                 generator=torch.Generator().manual_seed(seed), output_type='pt').images.contiguous()
 
 

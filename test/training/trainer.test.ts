@@ -357,7 +357,7 @@ describe('what can go wrong', () => {
     await refused({ model: { folder: golden('tiny-if-II') }, lowRes: { factor: 7 } }, /lowRes\.factor: expected a divisor of the size 64/);
     const stage1 = (folder: string): Partial<TrainingConfig> => ({ model: { folder: golden('tiny-if-II') }, lowRes: { stage1: { folder } } });
     await refused(stage1(golden('tiny-if-II')), /lowRes\.stage1: .* is an upscaling stage; give a stage I/);
-    await refused(stage1('if-emoji'), /lowRes\.stage1: .* reads text of width 192, the text encoder of .*tiny-if-II gives 64/);
+    await refused(stage1('if-emoji'), /lowRes\.stage1: .* reads text of width 128, the text encoder of .*tiny-if-II gives 64/);
     await refused({ model: { folder: 'nowhere' } }, /nowhere: no such folder/, 'NOT_FOUND');
     await refused({ data: { type: 'folder', path: 'nowhere' } }, /nowhere/, 'NOT_FOUND');
     await refused({ data: { type: 'folder', path: out } }, /no usable picture|no .*caption/, 'NOT_FOUND');

@@ -221,7 +221,7 @@ describe('the text encoder of a converted checkpoint', () => {
     }
   });
   test('one that does not fit', async () => {
-    await expectIFError('INVALID_ARGUMENT', () => originalToDiffusers(golden('original', 'I'), at('a'), { textEncoder: path.resolve('models', 'if-emoji') }), 'width 192', '64');
+    await expectIFError('INVALID_ARGUMENT', () => originalToDiffusers(golden('original', 'I'), at('a'), { textEncoder: path.resolve('models', 'if-emoji') }), 'width 128', '64');
     await expectIFError('NOT_FOUND', () => originalToDiffusers(golden('original', 'I'), at('a'), { textEncoder: golden('tiny-if-I', 'text_encoder') }), 'spiece.model');
     await expectIFError('NOT_FOUND', () => originalToDiffusers(golden('original', 'I'), at('a'), { textEncoder: at('none') }), 'no such folder');
     expect(readdirSync(dir)).toEqual([]);
