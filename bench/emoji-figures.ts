@@ -1,7 +1,7 @@
 // How well the cascade if-emoji draws what is asked. `npm run bench:emoji`: 40 common names × 4 seeds at 64 px; a picture
 // counts when the emoji that was asked for is the nearest of all training pictures (or among the five nearest), those mirrored
 // included, after average pooling to 16 × 16. `-- --upscale 2` (or 3): PSNR of a stage's enlarged held-out pictures beside
-// bicubic interpolation.
+// bicubic interpolation. `--timesteps 20` are 20 steps; a list has commas (`999,0`).
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';

@@ -1,13 +1,14 @@
 // Start weights of stage II and III of if-emoji: the random weights of a folder, of which one step from pure noise draws the
-// enlarged low-resolution picture as it is. npx tsx bench/emoji-start.ts FOLDER changes FOLDER/unet.
+// enlarged low-resolution picture nearly as it is. `npx tsx bench/emoji-start.ts FOLDER` changes FOLDER/unet; what it is good for:
+// docs/if-emoji.md.
 //
 // A group of channels of the widest level holds c, −c, K, −K for a colour c: its mean is 0 and its deviation almost a constant, so
 // that the group norm keeps c, and gelu(c) − gelu(−c) = c. The skip from conv_in to the last resnet's shortcut brings it there;
 // v at α = 0 is −x0.
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { writeModel } from '../lib/weights/safetensors-writer.js';
 import { floats, readSafetensors } from '../test/support/safetensors.js';
-import { readFileSync } from 'node:fs';
 
 const K = 4;
 const MEAN_SQUARE = 0.6; // of c, in emojis on white
