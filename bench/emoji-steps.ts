@@ -10,7 +10,7 @@ import { Cascade } from '../lib/pipelines/cascade.js';
 import { Tensor, type Images } from '../lib/tensor.js';
 import { encodePrompts, PROMPT_TOKENS } from '../lib/text/prompt-embeddings.js';
 import { findWeights } from '../lib/weights/folder.js';
-import { floats, readSafetensors } from '../test/support/safetensors.js';
+import { floats, golden, readSafetensors } from '../test/support/safetensors.js';
 
 const device = 'cpu:0';
 const dir = fileURLToPath(new URL('../models/if-emoji', import.meta.url));
@@ -24,9 +24,9 @@ export interface StepInputs { images: Images; timesteps: number[]; text: Float32
 export async function emojiInputs(prompts: number, timesteps: number[]): Promise<StepInputs> {
   const cascade = await Cascade.load({ stage1: dir });
   const stage = cascade.stages[0]!;
-  const names = (JSON.parse(readFileSync(path.join(dir, 'reference_samples.json'), 'utf8')) as { prompts: string[] }).prompts.slice(0, prompts);
+  const names = (JSON.parse(readFileSync(golden('if-emoji/reference_samples.json'), 'utf8')) as { prompts: string[] }).prompts.slice(0, prompts);
   const embeddings = await encodePrompts(names, cascade.textEncoder, { dtype: 'f32', device, cacheDir: null });
-  const pictures = floats(readSafetensors(path.join(dir, 'reference_samples.safetensors')), 'grid24_seed0');
+  const pictures = floats(readSafetensors(golden('if-emoji/reference_samples.safetensors')), 'grid24_seed0');
   const size = 3 * 64 * 64;
   const count = prompts * timesteps.length;
   const noise = await new Tensor(await addon.randn(addon.generatorCreate(0n), [count, 3, 64, 64], device)).toImages();

@@ -45,7 +45,7 @@ const tiny: Encode = async (arithmetic) => {
 /** The text encoder of models/if-emoji on the prompts of its reference pictures. */
 const emoji: Encode = async (arithmetic) => {
   const dir = fileURLToPath(new URL('../models/if-emoji', import.meta.url));
-  const { prompts } = JSON.parse(readFileSync(path.join(dir, 'reference_samples.json'), 'utf8')) as { prompts: string[] };
+  const { prompts } = JSON.parse(readFileSync(golden('if-emoji/reference_samples.json'), 'utf8')) as { prompts: string[] };
   const { textEncoder } = await Cascade.load({ stage1: dir });
   const embeddings = await encodePrompts(prompts, textEncoder, { ...arithmetic, device, cacheDir: null });
   return Float32Array.from(embeddings.flatMap((embedding) => [...embedding]));

@@ -94,8 +94,8 @@ test('one generator through both stages', async () => {
 });
 
 test('the embedded if-emoji draws the pictures of diffusers, with the default convolutions and with direct ones', { timeout: 600_000 }, async () => {
-  const samples = readSafetensors('models/if-emoji/reference_samples.safetensors');
-  const { prompts, timesteps, guidance, seed } = JSON.parse(readFileSync('models/if-emoji/reference_samples.json', 'utf8')) as { prompts: string[]; timesteps: number[]; guidance: number; seed: number };
+  const samples = readSafetensors(golden('if-emoji/reference_samples.safetensors'));
+  const { prompts, timesteps, guidance, seed } = JSON.parse(readFileSync(golden('if-emoji/reference_samples.json'), 'utf8')) as { prompts: string[]; timesteps: number[]; guidance: number; seed: number };
   const emoji = (precision: Precision): Promise<Cascade> => Cascade.load({ stage1: path.resolve('models/if-emoji'), dtype: 'f32', precision, cacheDir });
   const batch = await (await emoji('default')).generate({ prompt: prompts, seed, timesteps: [timesteps], guidance: [guidance] });
   expect(maxAbsoluteError(batch.images.data, floats(samples, 'grid24_seed0'))).toBeLessThanOrEqual(TOLERANCE);
