@@ -101,6 +101,7 @@ fi
 
 # speed: the fast kernels on everything, the plain ones on one layer only
 ours=(--device cuda:0 --dtype bf16)
+half=(--batch 2 --runs 10 --dtype f16)
 for kernels in wgmma mma; do
   measure 50 env IF_CUDA_KERNELS=$kernels $build/if_bench unet --config IF-I-XL --batch 2 --size 64 --runs 10 "${ours[@]}"
   measure 40 env IF_CUDA_KERNELS=$kernels $build/if_bench unet --config IF-II-L --batch 2 --size 256 --runs 10 "${ours[@]}"
@@ -110,10 +111,12 @@ done
 for kernels in wgmma mma plain; do
   measure 20 env IF_CUDA_KERNELS=$kernels $build/if_bench conv --shape 2,64,704,704 --runs 20 "${ours[@]}"
 done
+measure 30 env IF_CUDA_KERNELS=wgmma $build/if_bench unet --config IF-I-XL --size 64 --device cuda:0 "${half[@]}"
 if python3 -c 'import torch' 2> /dev/null; then
   measure 60 python3 bench/peer/unet_step.py IF-I-XL --device cuda --dtype bf16 --batch 2 --runs 10
   measure 45 python3 bench/peer/unet_step.py IF-II-L --device cuda --dtype bf16 --batch 2 --runs 10
   measure 60 python3 bench/peer/train_step.py IF-I-L --device cuda --dtype bf16 --batch 16 --runs 5
+  measure 45 python3 bench/peer/unet_step.py IF-I-XL --device cuda "${half[@]}"
 else
   echo '{"step":"peer","status":"not run: python3 has no torch"}' >> "$lines"
 fi

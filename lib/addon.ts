@@ -17,8 +17,10 @@ export type TrainerHandle = Handle<'Trainer'>;
 export type SafetensorsWriterHandle = Handle<'SafetensorsWriter'>;
 export type CancelToken = Handle<'CancelToken'>;
 
-/** Arithmetic type of a model. float16 is a storage format on the CPU. */
+/** Arithmetic type of a model. */
 export type DType = 'f32' | 'bf16';
+/** Of networks that draw: on a GPU also float16, which is a storage format on the CPU. */
+export type SampleDType = DType | 'f16';
 /** Of the text encoder: weights and arithmetic, or `int8`: int8 weights, with the arithmetic of the networks that it serves. */
 export type T5DType = DType | 'int8';
 /**
@@ -195,7 +197,7 @@ export interface Addon {
   safetensorsWrite(writer: SafetensorsWriterHandle, name: string, bytes: Uint8Array, dtype: TensorInfo['dtype'], lora?: LoraProduct[] | null, cancel?: CancelToken | null): Promise<void>;
   safetensorsCommit(writer: SafetensorsWriterHandle, cancel?: CancelToken | null): Promise<void>;
 
-  unetCreate(config: string, dtype: DType, device: string, precision: Precision): Promise<UNetHandle>;
+  unetCreate(config: string, dtype: SampleDType, device: string, precision: Precision): Promise<UNetHandle>;
   /** `lora`: products that are added to the weights. */
   unetLoad(unet: UNetHandle, files: string[], lora?: LoraProduct[] | null, onProgress?: ((done: number, total: number) => void) | null, cancel?: CancelToken | null): Promise<void>;
   /** Random weights, for benchmarks. */
@@ -205,7 +207,7 @@ export interface Addon {
   unetPrepare(unet: UNetHandle, text: TensorHandle, pooledText: TensorHandle | null, cancel?: CancelToken | null): Promise<ConditioningHandle>;
   /** x (B, H, W, C) float32 → (B, H, W, out_channels) float32. */
   unetForward(unet: UNetHandle, x: TensorHandle, timesteps: number[], cond: ConditioningHandle, labels: number[] | null, cancel?: CancelToken | null): Promise<TensorHandle>;
-  planUnet(config: string, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device: string): Promise<MemoryPlan>;
+  planUnet(config: string, dtype: SampleDType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device: string): Promise<MemoryPlan>;
 
   /** int8Weights: linear layers with int8 weights, multiplied in `dtype`. */
   t5Create(config: string, dtype: DType, device: string, int8Weights: boolean): Promise<T5Handle>;
@@ -217,9 +219,9 @@ export interface Addon {
   planT5(config: string, dtype: DType, int8Weights: boolean, batch: number, tokens: number, device: string): Promise<MemoryPlan>;
 
   /** Seconds of each run, for benchmarks: x (m, k) · wᵀ (n, k). */
-  benchLinear(m: number, n: number, k: number, dtype: DType, int8Weights: boolean, runs: number, device: string): Promise<number[]>;
+  benchLinear(m: number, n: number, k: number, dtype: SampleDType, int8Weights: boolean, runs: number, device: string): Promise<number[]>;
   /** Seconds of each run of a 3×3 convolution, stride 1, padding 1; `precision` as in a UNet. */
-  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: DType, precision: Precision, runs: number, device: string): Promise<number[]>;
+  benchConv(batch: number, size: number, inChannels: number, outChannels: number, dtype: SampleDType, precision: Precision, runs: number, device: string): Promise<number[]>;
   /**
    * Writes random weights of a whole model, for benchmarks, tensor by tensor: PREFIX.safetensors, or
    * PREFIX-00001-of-0000N.safetensors when that is larger than `shardBytes`.

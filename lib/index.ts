@@ -3,7 +3,7 @@ export { Cascade, type CascadeOptions, type GenerateOptions, type GenerateResult
 export type { OnProgress, ProgressEvent } from './pipelines/progress.js';
 export type { StageSettings } from './pipelines/stage.js';
 export { mergeLora, parseLoraSpec, type LoraSpec } from './weights/lora.js';
-export type { DType, Precision, T5DType } from './addon.js';
+export type { DType, Precision, SampleDType, T5DType } from './addon.js';
 export { IFError, type ErrorCode } from './errors.js';
 export { imageAt, type Images } from './tensor.js';
 export { writePng } from './image.js';

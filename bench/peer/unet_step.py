@@ -15,7 +15,7 @@ a.add_argument('--nchw', action='store_true', help='default: channels_last, the 
 A = a.parse_args()
 torch.set_num_threads(A.threads)
 config = json.load(open(os.path.join(os.path.dirname(__file__), '..', 'model-configs.json')))[A.config]
-dtype = dict(bf16=torch.bfloat16, f32=torch.float32)[A.dtype]
+dtype = dict(bf16=torch.bfloat16, f16=torch.float16, f32=torch.float32)[A.dtype]
 torch.set_default_dtype(dtype); torch.set_default_device(A.device)
 net, run, network = make(config)
 net.eval()

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { Command, InvalidArgumentError, Option } from 'commander';
-import type { DType, T5DType } from '../addon.js';
+import type { SampleDType, T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import { Cascade, randomSeed, type GenerateOptions } from '../pipelines/cascade.js';
 import { parseLoraSpec, type LoraSpec } from '../weights/lora.js';
@@ -34,7 +34,7 @@ interface Flags {
   height?: number;
   width?: number;
   numImages: number;
-  dtype?: DType;
+  dtype?: SampleDType;
   t5Dtype?: T5DType;
   exact: boolean;
   fast: boolean;
@@ -81,8 +81,8 @@ const program = new Command('if-sample')
   .option('--height <px>', 'height of stage I; later stages enlarge it (IF: 4 times)', integer)
   .option('--width <px>', 'width of stage I', integer)
   .option('--num-images <n>', 'pictures per prompt', integer, 1)
-  .addOption(new Option('--dtype <type>', 'arithmetic (default: bf16 on cuda; else f32 if it fits in memory, else bf16)').choices(['f32', 'bf16']))
-  .addOption(new Option('--t5-dtype <type>', 'text encoder (default: as --dtype); int8: half the memory of bf16').choices(['f32', 'bf16', 'int8']))
+  .addOption(new Option('--dtype <type>', 'arithmetic (default: bf16 on cuda; else f32 if it fits in memory, else bf16); f16: on cuda').choices(['f32', 'bf16', 'f16']))
+  .addOption(new Option('--t5-dtype <type>', 'text encoder (default: as --dtype, bf16 for f16); int8: half the memory of bf16').choices(['f32', 'bf16', 'int8']))
   .option('--exact', 'convolutions as direct sums: slower, with less rounding error', false)
   .option('--fast', 'bf16: convolutions in their fastest form, with more rounding error', false)
   .option('--device <name>', 'cpu, cuda or cuda:N', 'cpu')

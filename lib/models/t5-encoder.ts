@@ -1,15 +1,21 @@
-import { addon, withProgress, withSignal, type DType, type MemoryPlan, type T5DType, type T5Handle } from '../addon.js';
+import { addon, withProgress, withSignal, type DType, type MemoryPlan, type SampleDType, type T5DType, type T5Handle } from '../addon.js';
 import { withFactors } from '../lora-factors.js';
 import { Tensor } from '../tensor.js';
 import type { T5Config } from './t5-config.js';
 import type { LoadOptions } from './unet.js';
 
-/** What a T5DType means beside networks that compute in `dtype`. */
-export function t5Arithmetic(t5Dtype: T5DType, dtype: DType): { dtype: DType; int8Weights: boolean } {
-  return t5Dtype === 'int8' ? { dtype, int8Weights: true } : { dtype: t5Dtype, int8Weights: false };
+/** Of a text encoder beside networks that compute in `dtype`: the same, but its residual stream overflows float16. */
+export function textDType(dtype: SampleDType): DType {
+  return dtype === 'f16' ? 'bf16' : dtype;
 }
 
-export interface T5LoadOptions extends LoadOptions {
+/** What a T5DType means beside networks that compute in `dtype`. */
+export function t5Arithmetic(t5Dtype: T5DType, dtype: SampleDType): { dtype: DType; int8Weights: boolean } {
+  return t5Dtype === 'int8' ? { dtype: textDType(dtype), int8Weights: true } : { dtype: t5Dtype, int8Weights: false };
+}
+
+export interface T5LoadOptions extends Omit<LoadOptions, 'dtype'> {
+  dtype: DType;
   /** Keep the weights of the linear layers as int8 with one scale per output: half the memory of bf16. Arithmetic stays in `dtype`. */
   int8Weights?: boolean;
 }

@@ -1,10 +1,10 @@
-import { addon, withProgress, withSignal, type ConditioningHandle, type DType, type MemoryPlan, type Precision, type UNetHandle } from '../addon.js';
+import { addon, withProgress, withSignal, type ConditioningHandle, type SampleDType, type MemoryPlan, type Precision, type UNetHandle } from '../addon.js';
 import { withFactors, type LoraFactors } from '../lora-factors.js';
 import { Tensor } from '../tensor.js';
 import type { UNetConfig } from './unet-config.js';
 
 export interface LoadOptions {
-  dtype: DType;
+  dtype: SampleDType;
   device: string;
   /** Products that are added to the weights in float32 before they are packed: they cost nothing per step. */
   lora?: readonly LoraFactors[];
@@ -61,7 +61,7 @@ export class UNet {
   }
 
   /** What one step of `batch` pictures needs, before anything is loaded. `guided` doubles the batch. */
-  static plan(config: UNetConfig, dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): Promise<MemoryPlan> {
+  static plan(config: UNetConfig, dtype: SampleDType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): Promise<MemoryPlan> {
     return addon.planUnet(JSON.stringify(config), dtype, batch, height, width, tokens, guided, precision, device);
   }
 

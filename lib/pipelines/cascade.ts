@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { addon, PRECISIONS, type DType, type Precision, type T5DType } from '../addon.js';
+import { addon, PRECISIONS, type Precision, type SampleDType, type T5DType } from '../addon.js';
 import { resolveDevice, setThreads } from '../device.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
-import { t5Arithmetic } from '../models/t5-encoder.js';
+import { t5Arithmetic, textDType } from '../models/t5-encoder.js';
 import { defaultCacheDir, encodePrompts, PROMPT_TOKENS, type PromptEmbedding, type TextEncoderFiles } from '../text/prompt-embeddings.js';
 import { Tensor, type Images } from '../tensor.js';
 import { checkLora } from '../weights/lora-format.js';
@@ -31,9 +31,9 @@ export interface CascadeOptions {
   lora?: readonly LoraSpec[];
   /** Weights of this variant instead of the plain files. */
   variant?: 'fp16' | 'bf16';
-  /** Arithmetic. Left out: on the CPU f32 where the memory plan allows it, else bf16. */
-  dtype?: DType;
-  /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`. */
+  /** Arithmetic; f16 on a GPU only. Left out: on the CPU f32 where the memory plan allows it, else bf16. */
+  dtype?: SampleDType;
+  /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`, and bf16 for f16, which T5 overflows. */
   t5Dtype?: T5DType;
   /** Of the convolutions. Default: `default`. */
   precision?: Precision;
@@ -75,7 +75,7 @@ export interface GenerateResult {
   seed: bigint;
   /** What was used, per stage. */
   settings: StageSettings[];
-  dtype: DType;
+  dtype: SampleDType;
   t5Dtype: T5DType;
   precision: Precision;
   lora: readonly Required<LoraSpec>[];
@@ -91,7 +91,7 @@ export class Cascade {
     /** Adapters that are a part of stages and text encoder. */
     readonly lora: readonly Required<LoraSpec>[],
     readonly device: string,
-    private readonly dtype: DType | undefined,
+    private readonly dtype: SampleDType | undefined,
     private readonly t5Dtype: T5DType | undefined,
     private readonly precision: Precision,
     private readonly cacheDir: string | null,
@@ -104,9 +104,10 @@ export class Cascade {
   static async load(options: CascadeOptions = {}): Promise<Cascade> {
     checkOptions('load', options, {
       stage1: isString, stage2: isString, stage3: isString, device: isString, variant: ['fp16', 'bf16'],
-      dtype: ['f32', 'bf16'], t5Dtype: ['f32', 'bf16', 'int8'], precision: PRECISIONS, threads: isNumber, lora: isLoraList, cacheDir: (v) => v === null || isString(v),
+      dtype: ['f32', 'bf16', 'f16'], t5Dtype: ['f32', 'bf16', 'int8'], precision: PRECISIONS, threads: isNumber, lora: isLoraList, cacheDir: (v) => v === null || isString(v),
     });
     const device = resolveDevice(options.device ?? 'cpu');
+    if (options.dtype === 'f16' && !isCuda(device)) throw new IFError('INVALID_ARGUMENT', `dtype: f16 needs a GPU (device cuda), got ${device}; bf16 is as small`);
     if (options.threads !== undefined) setThreads(device, options.threads);
     const loras = await readLoras(options.lora ?? []);
     const dirs = stageFolders(options, loras);
@@ -152,7 +153,7 @@ export class Cascade {
     const seed = checkedSeed(options.seed);
     const batch = prompts.length * numImages;
     const { plan, dtype } = await this.plan(batch, sizes, settings);
-    const t5Dtype = this.t5Dtype ?? dtype;
+    const t5Dtype = this.t5Dtype ?? textDType(dtype);
     const { onProgress, signal } = options;
     for (const part of plan) onProgress?.({ type: 'plan', ...part });
 
@@ -212,9 +213,9 @@ export class Cascade {
     });
   }
 
-  private async plan(batch: number, sizes: [number, number][], settings: StageSettings[]): Promise<{ plan: CascadePlan; dtype: DType }> {
-    const checked = async (dtype: DType): Promise<{ plan: CascadePlan; dtype: DType }> => {
-      const t5Dtype = this.t5Dtype ?? dtype;
+  private async plan(batch: number, sizes: [number, number][], settings: StageSettings[]): Promise<{ plan: CascadePlan; dtype: SampleDType }> {
+    const checked = async (dtype: SampleDType): Promise<{ plan: CascadePlan; dtype: SampleDType }> => {
+      const t5Dtype = this.t5Dtype ?? textDType(dtype);
       const plan = await planCascade(this.textEncoder.config, this.stages.map((stage, i) => ({
         stage, batch, height: sizes[i]![0], width: sizes[i]![1], guided: settings[i]!.guidance > 1,
       })), dtype, t5Dtype, this.precision, this.device);

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
-import { addon, type DType, type Precision, type T5DType } from '../addon.js';
+import { addon, type Precision, type SampleDType, type T5DType } from '../addon.js';
 import { IFError } from '../errors.js';
 import type { T5Config } from '../models/config.js';
 import { t5Arithmetic, T5Encoder } from '../models/t5-encoder.js';
@@ -20,7 +20,7 @@ export const ACTIVATION_MARGIN = 1.2;
 export async function planCascade(
   t5: T5Config,
   stages: { stage: Stage; batch: number; height: number; width: number; guided: boolean }[],
-  dtype: DType,
+  dtype: SampleDType,
   t5Dtype: T5DType,
   precision: Precision,
   device: string,
@@ -39,20 +39,17 @@ export async function planCascade(
  * @param available bytes that may be taken
  * @throws IFError `OUT_OF_MEMORY` when a component needs more than that
  */
-export function checkPlan(plan: CascadePlan, dtype: DType, t5Dtype: T5DType, available = availableMemory()): void {
+export function checkPlan(plan: CascadePlan, dtype: SampleDType, t5Dtype: T5DType, available = availableMemory()): void {
   for (const { component, weightBytes, activationBytes } of plan) {
     const needed = weightBytes + ACTIVATION_MARGIN * activationBytes + OVERHEAD_BYTES;
     if (!(needed <= available)) {
-      const type = component === 'text_encoder' ? t5Dtype : dtype;
-      throw new IFError('OUT_OF_MEMORY', `${component} needs ${gigabytes(needed)} (weights ${gigabytes(weightBytes)}, activations ${gigabytes(activationBytes)} in ${type}), ${gigabytes(available)} are available: ${remedy(component, type)}`);
+      const [type, remedy] = component === 'text_encoder' ? [t5Dtype, TEXT_REMEDY[t5Dtype]] : [dtype, `use ${dtype === 'f32' ? '--dtype bf16, ' : ''}fewer pictures or a smaller size`];
+      throw new IFError('OUT_OF_MEMORY', `${component} needs ${gigabytes(needed)} (weights ${gigabytes(weightBytes)}, activations ${gigabytes(activationBytes)} in ${type}), ${gigabytes(available)} are available: ${remedy}`);
     }
   }
 }
 
-function remedy(component: string, type: T5DType): string {
-  if (component === 'text_encoder') return { f32: 'use --t5-dtype bf16 or int8', bf16: 'use --t5-dtype int8', int8: 'free some memory' }[type];
-  return type === 'f32' ? 'use --dtype bf16, fewer pictures or a smaller size' : 'use fewer pictures or a smaller size';
-}
+const TEXT_REMEDY: Record<T5DType, string> = { f32: 'use --t5-dtype bf16 or int8', bf16: 'use --t5-dtype int8', int8: 'free some memory' };
 
 /** Bytes that this process can still take. On the CPU: MemAvailable on Linux, bounded by the cgroup's limit. */
 export function availableMemory(device = 'cpu:0'): number {

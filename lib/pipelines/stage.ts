@@ -1,4 +1,4 @@
-import { addon, type DType, type Precision } from '../addon.js';
+import { addon, type SampleDType, type Precision } from '../addon.js';
 import { DDPMScheduler } from '../diffusion/ddpm.js';
 import type { TimestepSpec } from '../diffusion/respacing.js';
 import { IFError } from '../errors.js';
@@ -136,7 +136,7 @@ export class Stage {
   }
 
   /** What sampling needs in memory; nothing is loaded. */
-  plan(dtype: DType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): ReturnType<typeof UNet.plan> {
+  plan(dtype: SampleDType, batch: number, height: number, width: number, tokens: number, guided: boolean, precision: Precision, device = 'cpu'): ReturnType<typeof UNet.plan> {
     return UNet.plan(this.config, dtype, batch, height, width, tokens, guided, precision, device);
   }
 
@@ -150,7 +150,7 @@ export class Stage {
    * @returns (B, C, H, W) in about [-1, 1], as the sampler leaves them
    */
   async sample(input: Omit<DenoiseInput, 'scheduler' | 'noiser'> & {
-    dtype: DType;
+    dtype: SampleDType;
     /** Default: `default`. */
     precision?: Precision;
   }): Promise<Images> {

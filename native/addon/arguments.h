@@ -46,7 +46,8 @@ inline DType read_dtype(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);
   if (s == "f32") return DType::F32;
   if (s == "bf16") return DType::BF16;
-  fail(ErrorCode::InvalidArgument, "%s: expected f32 or bf16, got \"%s\"", parameter, s.c_str());
+  if (s == "f16") return DType::F16;
+  fail(ErrorCode::InvalidArgument, "%s: expected f32, bf16 or f16, got \"%s\"", parameter, s.c_str());
 }
 inline Precision read_precision(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);

@@ -69,15 +69,10 @@ std::vector<Shard> split_into_shards(const std::vector<TensorInfo>& tensors, con
   return shards;
 }
 
-DType read_file_dtype(const Napi::Value& v, const char* parameter) {
-  const std::string s = read_string(v, parameter);
-  return s == "f16" ? DType::F16 : read_dtype(v, parameter);
-}
-
 // writeRandomWeights(kind: "unet" | "t5", config, dtype, prefix, shardBytes): Promise<{ file, names, bytes }[]>
 Napi::Value write_random_weights(const Napi::CallbackInfo& info) {
   const std::string kind = read_string(info[0], "kind"), config = read_string(info[1], "config");
-  const DType dtype = read_file_dtype(info[2], "dtype");
+  const DType dtype = read_dtype(info[2], "dtype");
   const std::string prefix = read_string(info[3], "prefix");
   const int64_t shard_bytes = read_integer(info[4], "shardBytes", 1, int64_t(1) << 50);
   DF_CHECK(kind == "unet" || kind == "t5", "kind: expected unet or t5, got \"%s\"", kind.c_str());

@@ -59,6 +59,7 @@ TrainerOptions read_options(const Napi::Value& value) {
   const Napi::Object o = read_object(value, "options");
   TrainerOptions options;
   options.dtype = read_dtype(o.Get("dtype"), "options.dtype");
+  DF_CHECK(options.dtype != DType::F16, "options.dtype: expected f32 or bf16 in training, got f16");
   options.precision = read_precision(o.Get("precision"), "options.precision");
   options.checkpointing = read_boolean(o.Get("checkpointing"), "options.checkpointing");
   options.ema = read_boolean(o.Get("ema"), "options.ema");
@@ -335,7 +336,7 @@ Napi::Value save(const Napi::CallbackInfo& info) {
   const auto shared = unwrap<SharedTrainer>(info[0], "trainer");
   const std::string path = read_string(info[1], "path");
   const Trainer::Part part = read_part(info[2]);
-  const DType dtype = read_choice<DType>(info[3], "dtype", {{"f32", DType::F32}, {"bf16", DType::BF16}, {"f16", DType::F16}});
+  const DType dtype = read_dtype(info[3], "dtype");
   const Metadata metadata = read_metadata(info[4], "metadata");
   return run_on_trainer(info.Env(), shared, read_flag(info[5]), [=](Trainer& trainer) {
     trainer.save(path, part, dtype, metadata);

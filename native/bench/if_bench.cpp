@@ -28,7 +28,7 @@ constexpr const char* kUsage =
     "  training --config NAME --batch N --size PX --checkpointing 0|1   forward, backward and AdamW\n"
     "  linear   --shape M,N,K                    one linear layer\n"
     "  conv     --shape BATCH,SIZE,IN,OUT        one 3x3 convolution\n"
-    "  --configs FILE (bench/model-configs.json)  --device cpu|cuda:N (cpu)  --dtype f32|bf16 (bf16)  --runs N (10)\n";
+    "  --configs FILE (bench/model-configs.json)  --device cpu|cuda:N (cpu)  --dtype f32|bf16|f16 (bf16)  --runs N (10)\n";
 
 using Options = std::map<std::string, std::string>;
 
@@ -95,11 +95,16 @@ void print_devices() {
               devices.c_str(), json_quote(refusal).c_str());
 }
 
+DType dtype_of(const std::string& name) {
+  for (const DType t : {DType::F32, DType::BF16, DType::F16})
+    if (name == dtype_name(t)) return t;
+  fail(ErrorCode::InvalidArgument, "--dtype: expected f32, bf16 or f16, got \"%s\"", name.c_str());
+}
+
 void measure(const std::string& kind, const Options& o) {
   if (kind == "device") return print_devices();
   const Device device = Device::parse(text(o, "device"));
-  DF_CHECK(text(o, "dtype") == "f32" || text(o, "dtype") == "bf16", "--dtype: expected f32 or bf16, got \"%s\"", text(o, "dtype").c_str());
-  const DType dtype = text(o, "dtype") == "f32" ? DType::F32 : DType::BF16;
+  const DType dtype = dtype_of(text(o, "dtype"));
   const int64_t runs = number(o, "runs"), batch = number(o, "batch");
   DF_CHECK(runs > 0 && batch > 0, "--runs and --batch: expected at least 1");
   ThreadPool pool(available_cores());

@@ -15,6 +15,8 @@ class CudaBackend : public Backend {
     return GPU_EMULATED ? emulated[int(kernels_)] : "cuda";
   }
 
+  bool computes(DType t) const override { return t == DType::F16 || Backend::computes(t); }
+
   // weights.cu
     Weight pack(const Tensor& plain, DType dtype) override;
     Weight pack_transposed(const Tensor& plain, DType dtype) override;

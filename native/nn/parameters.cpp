@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/execution.h"
 #include "nn/lora.h"
+#include "ops/check.h"
 #include "ops/ops.h"
 
 namespace df {
@@ -83,8 +84,8 @@ std::string list_names(const std::vector<std::string>& names, size_t limit) {
 
 ParameterStore::ParameterStore(std::string model, DType dtype, Device device, WeightOptions options)
     : model_(std::move(model)), dtype_(dtype), device_(device), options_(options) {
-  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "%s: dtype must be f32 or bf16, got %s", model_.c_str(),
-           dtype_name(dtype));
+  ops::check_compute_dtype(model_.c_str(), dtype, device);
+  DF_CHECK(dtype != DType::F16 || !options.trainable, "%s: dtype must be f32 or bf16 in training, got f16", model_.c_str());
 }
 
 Parameter& ParameterStore::declare(const std::vector<std::string>& names, const Shape& shape) {

@@ -36,6 +36,7 @@ T5Encoder::T5Encoder(const T5Config& c, DType dtype, Device device, const Weight
     : Module("t5 encoder", dtype, device, options),
       config_(c),
       embedding_(parameters_.tensor({"shared.weight"}, {c.vocab_size, c.d_model}, dtype)) {
+  DF_CHECK(dtype != DType::F16, "t5 encoder: dtype must be f32 or bf16, got f16");
   parameters_.alias("shared.weight", "encoder.embed_tokens.weight");  // one table, saved under one or both names
   relative_attention_bias_ =
       parameters_.tensor({"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"},

@@ -1,6 +1,6 @@
 // The contract between the ops and the code that computes them. One object per backend: `reference` (scalar, double
 // accumulation; the oracle), `cpu` (per instruction set), `meta` (shapes only), later `cuda`. Arguments are checked by
-// ops/*.cpp before a backend is called: shapes agree, dtypes are f32 or bf16 unless said, all on one device.
+// ops/*.cpp before a backend is called: shapes agree, dtypes are those that the backend computes in unless said, all on one device.
 // Outputs come first and are already allocated. Every image or token tensor may have any row stride.
 #pragma once
 #include <vector>
@@ -14,6 +14,8 @@ class Backend {
   virtual ~Backend() = default;
   /// "reference", "cpu/avx512bf16", "meta", …
   virtual const char* name() const = 0;
+  /// Whether activations and packed weights can be of this dtype. All backends take f32 and bf16; f16 is for inference.
+  virtual bool computes(DType t) const { return t == DType::F32 || t == DType::BF16; }
 
   // ---- weights
   /// Packs a plain weight (O, kh, kw, I) of any floating dtype into the layout for products in `dtype`.
@@ -42,7 +44,7 @@ class Backend {
   virtual void activation(Tensor& y, const Tensor& x, Activation kind) = 0;
   /// y = activation(gate) * up.
   virtual void gated_activation(Tensor& y, const Tensor& gate, const Tensor& up, Activation kind) = 0;
-  /// y = a * x + b * z; any of f32 and bf16, y rounded once.
+  /// y = a * x + b * z; any of the dtypes, y rounded once.
   virtual void axpby(Tensor& y, float a, const Tensor& x, float b, const Tensor& z) = 0;
   /// Copies with conversion between f32, bf16 and f16.
   virtual void copy(Tensor& y, const Tensor& x) = 0;
@@ -68,7 +70,7 @@ class Backend {
 
   // ---- diffusion
   /// prev, x0 (undefined if not wanted), x, noise (undefined if not needed): (B, H, W, C) float32;
-  /// model: (B or 2B, H, W, C or 2C), f32 or bf16. With 2B items the first B are unconditional, the rest conditional;
+  /// model: (B or 2B, H, W, C or 2C). With 2B items the first B are unconditional, the rest conditional;
   /// learned variance channels come from the conditional half.
   virtual void ddpm_step(Tensor& prev, Tensor& x0, const Tensor& x, const Tensor& model, const Tensor& noise, const DdpmStep& p) = 0;
 

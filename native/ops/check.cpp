@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/backend.h"
+
 namespace df::ops {
 
 void check_tensor(const char* op, const char* parameter, const Tensor& t, int rank,
@@ -21,7 +23,16 @@ void check_tensor(const char* op, const char* parameter, const Tensor& t, int ra
 }
 
 void check_activations(const char* op, const char* parameter, const Tensor& t, int rank) {
-  check_tensor(op, parameter, t, rank, {DType::F32, DType::BF16});
+  if (t.defined() && backend_for(t.device()).computes(DType::F16))
+    check_tensor(op, parameter, t, rank, {DType::F32, DType::BF16, DType::F16});
+  else
+    check_tensor(op, parameter, t, rank, {DType::F32, DType::BF16});
+}
+
+void check_compute_dtype(const char* op, DType dtype, Device device) {
+  const Backend& backend = backend_for(device);
+  DF_CHECK(backend.computes(dtype), "%s: dtype must be f32 or bf16%s, got %s", op,
+           backend.computes(DType::F16) ? " or f16" : "", dtype_name(dtype));
 }
 
 void check_like(const char* op, const char* parameter, const Tensor& t, const Shape& shape, DType dtype,

@@ -13,8 +13,10 @@ inline long long ll(int64_t v) { return static_cast<long long>(v); }  // for pri
 /// Defined, not empty, one of `dtypes`, and of this rank (0: any rank of at least 1).
 void check_tensor(const char* op, const char* parameter, const Tensor& t, int rank,
                   std::initializer_list<DType> dtypes);
-/// What products and norms take: f32 or bf16.
+/// What products and norms take: a dtype that the backend of the tensor's device computes in.
 void check_activations(const char* op, const char* parameter, const Tensor& t, int rank);
+/// A dtype to compute in on this device.
+void check_compute_dtype(const char* op, DType dtype, Device device);
 /// Exactly this shape and dtype, on this device.
 void check_like(const char* op, const char* parameter, const Tensor& t, const Shape& shape, DType dtype, Device device);
 /// Optional (C) float32 vectors: bias, gamma, beta.

@@ -10,7 +10,7 @@ Weight pack(const Tensor& plain, DType dtype) {
   check_tensor("pack", "plain", plain, 0, {DType::F32, DType::BF16, DType::F16});
   DF_CHECK(plain.shape().rank() == 2 || plain.shape().rank() == 4,
            "pack: plain must be (out, in) or (out, kernel_h, kernel_w, in), got %s", plain.shape().str().c_str());
-  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "pack: dtype must be f32 or bf16, got %s", dtype_name(dtype));
+  check_compute_dtype("pack", dtype, plain.device());
   begin_op();
   return backend_for(plain.device()).pack(plain, dtype);
 }

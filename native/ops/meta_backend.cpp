@@ -94,6 +94,7 @@ class MetaBackend : public Backend {
 
 class CudaMetaBackend : public MetaBackend {
  public:
+  bool computes(DType t) const override { return t == DType::F16 || MetaBackend::computes(t); }
   size_t packed_bytes(int64_t out, int64_t kernel_h, int64_t kernel_w, int64_t in, DType dtype) override {
     return cuda_packed_bytes(out, kernel_h, kernel_w, in, dtype);
   }

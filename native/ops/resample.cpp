@@ -38,8 +38,7 @@ Tensor nchw_to_nhwc(const Tensor& x, DType dtype) {
   check_tensor("nchw_to_nhwc", "x", x, 4, {DType::F32});
   refuse_gradient("nchw_to_nhwc", x);
   DF_CHECK(x.contiguous(), "nchw_to_nhwc: x must be contiguous, got a strided view of %s", x.shape().str().c_str());
-  DF_CHECK(dtype == DType::F32 || dtype == DType::BF16, "nchw_to_nhwc: dtype must be f32 or bf16, got %s",
-           dtype_name(dtype));
+  check_compute_dtype("nchw_to_nhwc", dtype, x.device());
   begin_op();
   Tensor y = Tensor::empty({x.dim(0), x.dim(2), x.dim(3), x.dim(1)}, dtype, x.device());
   backend_for(x.device()).nchw_to_nhwc(y, x);

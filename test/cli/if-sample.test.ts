@@ -175,7 +175,8 @@ describe('what it refuses', () => {
     await expectRefused(tiny('--height', '33'), 2, /height must be a multiple of 4.*got 33/);
     await expectRefused(tiny('--width', '0'), 2, /width must be a multiple of 4/);
     await expectRefused(tiny('--num-images', '0'), 2, /numImages/);
-    await expectRefused(tiny('--dtype', 'f16'), 2, /Allowed choices are f32, bf16/);
+    await expectRefused(tiny('--dtype', 'f8'), 2, /Allowed choices are f32, bf16, f16/);
+    await expectRefused(tiny('--dtype', 'f16'), 2, /dtype: f16 needs a GPU \(device cuda\), got cpu:0; bf16 is as small/);
     await expectRefused(tiny('--t5-dtype', 'fp8'), 2, /Allowed choices are f32, bf16, int8/);
     await expectRefused(tiny('--device', 'tpu'), 2, /expected cpu/);
     await expectRefused(tiny('--threads', '-3'), 2, /threads/);

@@ -64,7 +64,7 @@ void ignore_nan(const AttentionParams& p, const std::vector<int32_t>& kept, int6
 }
 
 void add(Suite& suite, const AttentionCase& c) {
-  add_op_case(suite, describe(c), [=](Random& random) {
+  add_op_case(suite, describe(c), c.dtype, [=](Random& random) {
     const int64_t channels = c.heads * c.width;
     const Tensor q = random_tensor(random, {c.batch, c.queries, channels}, c.dtype, c.layout, -c.range, c.range);
     if (c.poison == Poison::Query) poison(q);
@@ -96,7 +96,7 @@ void add(Suite& suite, const AttentionCase& c) {
     OpCall call;
     call.shape = q.shape();
     call.dtype = c.dtype;
-    call.product = call.vectors = c.dtype == DType::BF16 && c.layout == Layout::Aligned;
+    call.product = call.vectors = c.dtype != DType::F32 && c.layout == Layout::Aligned;
     call.run = [=](Backend& backend, Tensor& y) { backend.attention(y, q, p); };
     call.op = [=](Device device) {
       AttentionParams moved = p;
@@ -130,7 +130,7 @@ void add(Suite& suite, const AttentionCase& c) {
 }
 
 const Registration attentions([](Suite& suite) {
-  for (DType dtype : {DType::F32, DType::BF16}) {
+  for (DType dtype : kComputed) {
     for (int64_t width : {8, 16, 24, 32, 40, 64, 128}) {
       add(suite, {dtype, 2, 9, {7, 9}, 2, width, Layout::Strided});
       add(suite, {dtype, 1, 5, {21}, 3, width});
@@ -166,14 +166,14 @@ const Registration attentions([](Suite& suite) {
 });
 
 const Registration mean_tokens([](Suite& suite) {
-  for (DType dtype : {DType::F32, DType::BF16})
+  for (DType dtype : kComputed)
     for (int64_t tokens : {1, 2, 17, 77})
       for (int64_t channels : {1, 15, 33, 128})
         for (Layout layout : {Layout::Dense, Layout::Strided})
           add_op_case(suite,
                       format("prepend_mean_token tokens=%lld channels=%lld %s%s", (long long)tokens,
                              (long long)channels, dtype_name(dtype), layout == Layout::Strided ? " strided" : ""),
-                      [=](Random& random) {
+                      dtype, [=](Random& random) {
                         const Tensor x = random_tensor(random, {2, tokens, channels}, dtype, layout);
                         const Tensor position = random_tensor(random, {channels}, DType::F32, Layout::Dense);
                         OpCall call;

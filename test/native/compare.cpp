@@ -13,6 +13,7 @@ std::string mismatch(const Tensor& got, const Expected& want) {
   const auto g = reference::load(got), w = reference::load(want.values);
   if (want.error.size() != w.size()) return format("%zu tolerances for %zu elements", want.error.size(), w.size());
   const double u = got.dtype() == DType::F32 ? 0 : dtype_epsilon(got.dtype());
+  const double smallest = got.dtype() == DType::F16 ? 0x1p-25 : 0;  // half the distance of its subnormal numbers
   int64_t bad = 0;
   size_t worst = 0;
   double worst_ratio = -1;
@@ -20,7 +21,7 @@ std::string mismatch(const Tensor& got, const Expected& want) {
     double ratio = INFINITY;
     if (!std::isfinite(g[i]) && !want.may_be_non_finite.empty() && want.may_be_non_finite[i]) continue;
     if (std::isfinite(w[i])) {
-      const double allowed = want.error[i] + u * (std::abs(w[i]) + want.error[i]), error = std::abs(g[i] - w[i]);
+      const double allowed = want.error[i] + u * (std::abs(w[i]) + want.error[i]) + smallest, error = std::abs(g[i] - w[i]);
       if (error <= allowed) continue;
       if (std::isfinite(error) && allowed > 0) ratio = error / allowed;
     } else if (!std::isfinite(g[i])) {
@@ -34,7 +35,7 @@ std::string mismatch(const Tensor& got, const Expected& want) {
   return format(
       "%lld of %zu elements differ; worst at %zu of %s: got %.9g, expected %.9g, allowed %.3g, %.1f times that",
       static_cast<long long>(bad), g.size(), worst, got.shape().str().c_str(), g[worst], w[worst],
-      e + u * (std::abs(w[worst]) + e), worst_ratio);
+      e + u * (std::abs(w[worst]) + e) + smallest, worst_ratio);
 }
 
 std::string different_bits(const Tensor& a, const Tensor& b) {

@@ -39,7 +39,7 @@ std::string describe(const StepCase& c) {
 
 // `want_x0`: the result under test is x0, else prev.
 void add(Suite& suite, const StepCase& c, bool want_x0) {
-  add_op_case(suite, describe(c) + (want_x0 ? " x0" : " prev"), [=](Random& random) {
+  add_op_case(suite, describe(c) + (want_x0 ? " x0" : " prev"), c.dtype, [=](Random& random) {
     const Shape shape{c.batch, c.height, c.width, c.channels};
     const bool doubled = c.wide || c.variance != Variance::Fixed;
     const Shape model_shape{c.guided ? 2 * c.batch : c.batch, c.height, c.width, doubled ? 2 * c.channels : c.channels};
@@ -104,7 +104,7 @@ void add(Suite& suite, const StepCase& c, bool want_x0) {
 
 const Registration steps([](Suite& suite) {
   for (bool x0 : {false, true})
-    for (DType dtype : {DType::F32, DType::BF16})
+    for (DType dtype : kComputed)
       for (bool guided : {false, true}) {
         for (Threshold threshold : {Threshold::None, Threshold::Clip, Threshold::Dynamic})
           for (Variance variance : {Variance::Fixed, Variance::LearnedRange, Variance::Learned})

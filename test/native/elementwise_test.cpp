@@ -35,7 +35,7 @@ std::string describe(const Variant& v) {
 void add_activation(Suite& suite, Activation kind, int64_t rows, int64_t columns, const Variant& v) {
   const std::string name =
       format("activation %s rows=%lld columns=%lld ", name_of(kind), (long long)rows, (long long)columns);
-  add_op_case(suite, name + describe(v), [=](Random& random) {
+  add_op_case(suite, name + describe(v), v.dtype, [=](Random& random) {
     const Tensor x = random_tensor(random, {1, rows, columns}, v.dtype, v.layout, -12, 12);
     if (v.poisoned) poison(x);
     OpCall call;
@@ -58,7 +58,7 @@ void add_activation(Suite& suite, Activation kind, int64_t rows, int64_t columns
 void add_gated_activation(Suite& suite, Activation kind, int64_t rows, int64_t columns, const Variant& v) {
   const std::string name =
       format("gated_activation %s rows=%lld columns=%lld ", name_of(kind), (long long)rows, (long long)columns);
-  add_op_case(suite, name + describe(v), [=](Random& random) {
+  add_op_case(suite, name + describe(v), v.dtype, [=](Random& random) {
     const Tensor gate = random_tensor(random, {rows, columns}, v.dtype, v.layout, -6, 6);
     const Tensor up = random_tensor(random, {rows, columns}, v.dtype, other(v.layout), -3, 3);
     if (v.poisoned) poison(gate);
@@ -84,7 +84,8 @@ void add_axpby(Suite& suite, DType y_type, DType x_type, DType z_type, int64_t c
   const std::string name = format("axpby %s from %s and %s columns=%lld%s%s", dtype_name(y_type), dtype_name(x_type),
                                   dtype_name(z_type), (long long)columns, layout == Layout::Strided ? " strided" : "",
                                   poisoned ? " nan" : "");
-  add_op_case(suite, name, [=](Random& random) {
+  const bool half = x_type == DType::F16 || z_type == DType::F16;
+  add_op_case(suite, name, half ? DType::F16 : y_type, [=](Random& random) {
     const Tensor x = random_tensor(random, {2, 3, columns}, x_type, layout),
                  z = random_tensor(random, {2, 3, columns}, z_type, other(layout));
     if (poisoned) poison(x);
@@ -93,7 +94,7 @@ void add_axpby(Suite& suite, DType y_type, DType x_type, DType z_type, int64_t c
     call.dtype = y_type;
     call.run = [=](Backend& b, Tensor& y) { b.axpby(y, 0.75f, x, -1.3f, z); };
     call.op = [=](Device d) {  // gives the dtype of x: widened before, or rounded after
-      const Tensor wide = y_type == DType::F32 ? ops::copy(on(x, d), y_type) : on(x, d);
+      const Tensor wide = y_type == DType::F32 && !half ? ops::copy(on(x, d), y_type) : on(x, d);
       return ops::copy(ops::axpby(0.75f, wide, -1.3f, on(z, d)), y_type);
     };
     call.expected = [=] {
@@ -108,7 +109,7 @@ void add_axpby(Suite& suite, DType y_type, DType x_type, DType z_type, int64_t c
 }
 
 const Registration elementwise([](Suite& suite) {
-  for (DType dtype : {DType::F32, DType::BF16}) {
+  for (DType dtype : kComputed) {
     for (Activation kind : {Activation::None, Activation::Silu, Activation::Gelu, Activation::GeluTanh}) {
       for (int64_t n : kSizes) add_activation(suite, kind, 3, n, {dtype, Layout::Strided});
       add_activation(suite, kind, 9, 1000, {dtype});
@@ -120,12 +121,14 @@ const Registration elementwise([](Suite& suite) {
       add_gated_activation(suite, kind, 77, 320, {dtype});
       add_gated_activation(suite, kind, 2, 20, {dtype, Layout::Dense, true});
     }
-    for (DType x : {DType::F32, DType::BF16})
-      for (DType z : {DType::F32, DType::BF16})
+    for (DType x : kComputed)
+      for (DType z : kComputed) {
+        if (dtype == DType::F16 && x != DType::F16) continue;  // the op gives the dtype of x
         for (int64_t n : {1, 3, 8, 15, 17, 33, 100}) {
           add_axpby(suite, dtype, x, z, n, Layout::Strided, false);
           add_axpby(suite, dtype, x, z, n, Layout::Dense, n == 33);
         }
+      }
   }
 });
 

@@ -11,7 +11,7 @@ void add_embedding(Suite& suite, DType dtype, int64_t channels, Layout layout) {
   add_op_case(suite,
               format("embedding c=%lld %s%s", (long long)channels, dtype_name(dtype),
                      layout == Layout::Strided ? " strided" : ""),
-              [=](Random& random) {
+              dtype, [=](Random& random) {
                 const Tensor table = random_tensor(random, {11, channels}, dtype, layout);
                 const Tensor ids = ints({2, 4}, {0, 10, 3, 3, 7, 1, 0, 9});
                 OpCall call;
@@ -57,7 +57,7 @@ void add_timestep_embedding(Suite& suite, int64_t dim, bool flip, float shift) {
 }
 
 const Registration embeddings([](Suite& suite) {
-  for (DType dtype : {DType::F32, DType::BF16})
+  for (DType dtype : kComputed)
     for (int64_t channels : {1, 7, 16, 33, 512})
       for (Layout layout : {Layout::Dense, Layout::Strided}) add_embedding(suite, dtype, channels, layout);
   for (int64_t dim : {2, 3, 7, 32, 33, 192, 320})

@@ -9,6 +9,7 @@ class MirrorBackend : public Backend {
  public:
   MirrorBackend(Backend& backend, Device device) : backend_(backend), device_(device) {}
   const char* name() const override { return backend_.name(); }
+  bool computes(DType t) const override { return backend_.computes(t); }
 
   Weight pack(const Tensor& plain, DType dtype) override;
   Weight pack_int8(const Tensor& plain, DType dtype) override;

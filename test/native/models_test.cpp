@@ -9,6 +9,7 @@
 #include "golden_models.h"
 #include "harness.h"
 #include "nn/denoise.h"
+#include "op_case.h"
 #include "ops/backend.h"
 #include "ops/ops.h"
 #include "tensors.h"
@@ -125,6 +126,18 @@ const Registration unets([](Suite& suite) {
                  [&] { unet.prepare(Tensor::zeros({2, 3, 65}, DType::F32, kCpu)); });
   });
 
+  suite.add("float16 is for unets on cuda that are not trained", [] {
+    const UNetConfig unet = golden_unet_config("tiny-if-I/unet");
+    CHECK(UNet(unet, DType::F16, kMetaCuda).dtype() == DType::F16);
+    const auto refused = [](const char* part, const std::function<void()>& f) { expect_error(ErrorCode::InvalidArgument, part, f); };
+    for (const Device device : {kCpu, kMeta}) refused("unet: dtype must be f32 or bf16, got f16", [&] { UNet(unet, DType::F16, device); });
+    refused("unet: dtype must be f32 or bf16 in training, got f16", [&] { UNet(unet, DType::F16, kMetaCuda, WeightOptions{.trainable = true}); });
+    refused("t5 encoder: dtype must be f32 or bf16, got f16", [] { T5Encoder(golden_t5_config(), DType::F16, kMetaCuda); });
+    const auto planned = [&](DType dtype) { return plan_unet(unet, dtype, 1, 64, 64, 8, true, Precision::Default, kMetaCuda); };
+    CHECK(planned(DType::F16).weight_bytes == planned(DType::BF16).weight_bytes);
+    CHECK(planned(DType::F16).activation_bytes == planned(DType::BF16).activation_bytes);
+  });
+
   suite.add("unet config names the field", [] {
     const std::string good = normalised_unet_config(golden_json("tiny-if-I/unet/config.json"));
     const auto refused = [&](const char* from, const char* to, const char* part) {
@@ -143,7 +156,7 @@ const Registration unets([](Suite& suite) {
 
 // The same results, weights loaded and inputs and outputs copied on the way.
 const Registration devices([](Suite& suite) {
-  for (const DType dtype : {DType::F32, DType::BF16})
+  for (const DType dtype : kComputed)
     for (const GoldenUNet& g : kGoldenUNets)
       add_device_case(suite, format("%s on a device %s", g.name, dtype_name(dtype)), [=] {
         UNet unet(golden_unet_config(g.folder), dtype, kCuda);
@@ -151,8 +164,9 @@ const Registration devices([](Suite& suite) {
         unet.load(source);
         const auto io = golden(std::string(g.name) + "_io");
         const double torch_error = golden_json("bf16_error.json").find(g.name)->number();
-        check_close("out", ops::nhwc_to_nchw(run_golden_unet(unet, *io)), io->tensor("out"),
-                    dtype == DType::F32 ? kTolerance : kBfloat16 * torch_error);
+        // float16 rounds like bfloat16, in proportion to its unit roundoff
+        const double rounding = kBfloat16 * torch_error * dtype_epsilon(dtype) / dtype_epsilon(DType::BF16);
+        check_close("out", ops::nhwc_to_nchw(run_golden_unet(unet, *io)), io->tensor("out"), dtype == DType::F32 ? kTolerance : rounding);
       });
 });
 

@@ -55,7 +55,7 @@ void add_group_norm(Suite& suite, const GroupNormCase& c) {
       (long long)c.width, c.groups, (long long)c.group_size, dtype_name(c.dtype), activation_name(c.activation),
       c.scale_shift ? " scale_shift" : "", layout_name(c.layout), c.mean != 0 ? " far" : "",
       c.poisoned ? " nan" : "", c.rank == 3 ? " tokens" : "", c.range < 1 ? " small" : "");
-  add_op_case(suite, name, [=](Random& random) {
+  add_op_case(suite, name, c.dtype, [=](Random& random) {
     const int64_t channels = c.groups * c.group_size, pixels = c.height * c.width;
     const Shape shape = c.rank == 3 ? Shape{c.items, pixels, channels} : Shape{c.items, c.height, c.width, channels};
     const Tensor x = random_tensor(random, shape, c.dtype, c.layout, c.mean - c.range, c.mean + c.range);
@@ -72,7 +72,7 @@ void add_group_norm(Suite& suite, const GroupNormCase& c) {
     OpCall call;
     call.shape = shape;
     call.dtype = c.dtype;
-    call.vectors = c.dtype == DType::BF16 && c.layout != Layout::Strided;
+    call.vectors = c.dtype != DType::F32 && c.layout != Layout::Strided;
     call.run = [=](Backend& b, Tensor& y) { b.group_norm(y, x, p); };
     call.op = [=](Device d) {
       GroupNormParams moved = p;
@@ -129,7 +129,7 @@ void add_row_norm(Suite& suite, bool rms, DType dtype, int64_t rows, int64_t cha
       "%s rows=%lld channels=%lld %s%s%s%s%s", rms ? "rms_norm" : "layer_norm", (long long)rows, (long long)channels,
       dtype_name(dtype), layout == Layout::Strided ? " strided" : "", mean != 0 ? " far" : "", poisoned ? " nan" : "",
       range < 1 ? " small" : "");
-  add_op_case(suite, name, [=](Random& random) {
+  add_op_case(suite, name, dtype, [=](Random& random) {
     const Tensor x = random_tensor(random, {1, rows, channels}, dtype, layout, mean - range, mean + range);
     if (poisoned) poison(x);
     const Tensor gamma = random_tensor(random, {channels}, DType::F32, Layout::Dense, -2, 2);
@@ -168,7 +168,7 @@ void add_row_norm(Suite& suite, bool rms, DType dtype, int64_t rows, int64_t cha
 }
 
 const Registration norms([](Suite& suite) {
-  for (DType dtype : {DType::F32, DType::BF16}) {
+  for (DType dtype : kComputed) {
     // channels per group of IF-I-M, L, XL, IF-II and their concatenations
     for (int64_t size : {5, 6, 10, 18, 22, 44, 66, 110, 154, 176}) {
       add_group_norm(suite, {dtype, 2, 3, 2, size, 32, Layout::Strided, true, Activation::Silu});

@@ -127,11 +127,24 @@ void check_ops(const Prepared& p) {
   CHECK(cpu_work.flops == meta_work.flops);
 }
 
+void check_half_ops(const Prepared& p) {
+  Execution execution;
+  ExecutionScope scope(execution);
+  const Tensor m = p.call.op(kMetaCuda);
+  CHECK(m.shape() == p.call.shape && m.dtype() == p.call.dtype && m.device() == kMetaCuda);
+  expect_error(ErrorCode::InvalidArgument, "must be f32 or bf16, got f16", [&] { p.call.op(kCpu); });
+}
+
 }  // namespace
 
 void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make) {
+  add_op_case(suite, name, DType::F32, std::move(make));
+}
+
+void add_op_case(Suite& suite, const std::string& name, DType dtype, std::function<OpCall(Random&)> make) {
+  const bool half = dtype == DType::F16;
   for (const CpuIsa& isa : cpu_isas())
-    suite.add(name + " isa=" + isa.name, [=] { check_backend(isa, prepare(name, make)); });
+    if (!half) suite.add(name + " isa=" + isa.name, [=] { check_backend(isa, prepare(name, make)); });
   suite.add(name + " isa=cuda-emulated", [=] {
     const Prepared& p = prepare(name, make);
     check_emulated_cuda(emulated_cuda_backend(), p, Layout::Strided);
@@ -140,7 +153,10 @@ void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Ran
     if (p.call.product) check_emulated_cuda(emulated_cuda_wgmma_backend(), p, strided);
   });
   suite.add(name + " isa=cuda:0", [=] { check_cuda(prepare(name, make)); });
-  suite.add(name + " ops", [=] { check_ops(prepare(name, make)); });
+  suite.add(name + " ops", [=] {
+    const Prepared& p = prepare(name, make);
+    half ? check_half_ops(p) : check_ops(p);
+  });
 }
 
 std::vector<KernelBackend> kernel_backends() {

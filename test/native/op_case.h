@@ -32,7 +32,12 @@ struct OpCall {
   Tensor initial = {};
 };
 
-/// Adds the cases "NAME isa=…" and "NAME ops". `make` builds the inputs when the first of them runs.
+/// What the ops compute in.
+constexpr DType kComputed[] = {DType::F32, DType::BF16, DType::F16};
+
+/// Adds the cases "NAME isa=…" and "NAME ops". `make` builds the inputs when the first of them runs. `dtype`: of the call; with
+/// float16 only on CUDA, and the ops on the CPU must refuse it.
+void add_op_case(Suite& suite, const std::string& name, DType dtype, std::function<OpCall(Random&)> make);
 void add_op_case(Suite& suite, const std::string& name, std::function<OpCall(Random&)> make);
 
 /// What tests of kernels that are no op cases run on: every instruction set, and the emulated CUDA kernels.

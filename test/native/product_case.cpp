@@ -43,7 +43,7 @@ OpCall product(Random& random, const ProductCase& c, const Shape& x_shape, const
   OpCall call;
   call.shape = y_shape;
   call.dtype = c.dtype;
-  call.product = c.dtype == DType::BF16;
+  call.product = c.dtype != DType::F32;
   call.vectors = call.product && c.layout == Layout::Aligned;
   call.run = [=](Backend& backend, Tensor& y) { apply(backend, y, x, backend.pack(w, c.dtype), e); };
   call.op = [=](Device device) {

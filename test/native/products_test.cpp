@@ -8,7 +8,7 @@ namespace {
 void add_linear(Suite& suite, int64_t rows, int64_t in, int64_t out, const ProductCase& c, int64_t items = 1) {
   const std::string name = format("linear items=%lld rows=%lld in=%lld out=%lld ", (long long)items, (long long)rows,
                                   (long long)in, (long long)out) + describe(c);
-  add_op_case(suite, name, [=](Random& random) {
+  add_op_case(suite, name, c.dtype, [=](Random& random) {
     const Shape x_shape = items > 1 ? Shape{items, rows, in} : Shape{rows, in};
     const Shape y_shape = items > 1 ? Shape{items, rows, out} : Shape{rows, out};
     return product(
@@ -31,7 +31,7 @@ void add_conv(Suite& suite, const ConvShape& s, const ProductCase& c) {
       format("conv2d n=%lld h=%lld w=%lld in=%lld out=%lld k=%lldx%lld stride=%d padding=%d ", (long long)s.items,
              (long long)s.height, (long long)s.width, (long long)s.in, (long long)s.out, (long long)s.kernel,
              (long long)s.kernel_w(), s.stride, s.padding) + describe(c);
-  add_op_case(suite, name, [=](Random& random) {
+  add_op_case(suite, name, c.dtype, [=](Random& random) {
     const Conv2dParams p{s.stride, s.padding};
     const Shape y_shape{s.items, (s.height + 2 * s.padding - s.kernel) / s.stride + 1,
                         (s.width + 2 * s.padding - s.kernel_w()) / s.stride + 1, s.out};
@@ -44,7 +44,7 @@ void add_conv(Suite& suite, const ConvShape& s, const ProductCase& c) {
 }
 
 const Registration products([](Suite& suite) {
-  for (DType dtype : {DType::F32, DType::BF16}) {
+  for (DType dtype : kComputed) {
     const ProductCase plain{dtype}, bare{dtype, Layout::Dense, false};
     const ProductCase full{dtype, Layout::Strided, true, true, 0.7071f};
     // tails around every tile: 6 rows, 16/32/64 outputs, pairs and vectors of inputs
@@ -98,7 +98,8 @@ const Registration products([](Suite& suite) {
 const Registration packing([](Suite& suite) {
   for (const KernelBackend& kernels : kernel_backends())
     for (DType from : {DType::F32, DType::BF16, DType::F16})
-      for (DType to : {DType::F32, DType::BF16})
+      for (DType to : kComputed) {
+        if (kernels.supported && !kernels.supported->computes(to)) continue;
         for (const Shape& shape : {Shape{1, 1}, Shape{17, 33}, Shape{64, 64}, Shape{130, 70}, Shape{6, 3, 3, 5},
                                    Shape{20, 1, 1, 9}, Shape{65, 3, 3, 34}, Shape{3, 7, 7, 2}})
           suite.add(
@@ -123,6 +124,7 @@ const Registration packing([](Suite& suite) {
                 const std::string error = different_bits(back, want);
                 if (!error.empty()) fail_case("%s", error.c_str());
               });
+      }
 });
 
 }  // namespace

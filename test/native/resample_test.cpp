@@ -20,7 +20,7 @@ void add_resample(Suite& suite, Resample mode, const Image& i, DType dtype, Layo
   const bool up = mode == Resample::NearestUp2;
   const std::string name =
       std::string("resample ") + (up ? "up " : "down ") + describe(i, dtype, layout) + (poisoned ? " nan" : "");
-  add_op_case(suite, name, [=](Random& random) {
+  add_op_case(suite, name, dtype, [=](Random& random) {
     const Tensor x = random_tensor(random, {i.items, i.height, i.width, i.channels}, dtype, layout);
     if (poisoned) poison(x);
     OpCall call;
@@ -44,7 +44,7 @@ void add_bilinear(Suite& suite, const Image& i, int64_t height, int64_t width, D
                   bool poisoned = false) {
   const std::string name = format("bilinear to %lld×%lld ", (long long)height, (long long)width) +
                            describe(i, dtype, layout) + (poisoned ? " nan" : "");
-  add_op_case(suite, name, [=](Random& random) {
+  add_op_case(suite, name, dtype, [=](Random& random) {
     const Tensor x = random_tensor(random, {i.items, i.height, i.width, i.channels}, dtype, layout);
     if (poisoned) poison(x);
     OpCall call;
@@ -67,7 +67,7 @@ void add_bilinear(Suite& suite, const Image& i, int64_t height, int64_t width, D
 void add_layout(Suite& suite, bool to_nhwc, const Image& i, DType dtype, Layout layout, bool poisoned = false) {
   const std::string name =
       std::string(to_nhwc ? "nchw_to_nhwc " : "nhwc_to_nchw ") + describe(i, dtype, layout) + (poisoned ? " nan" : "");
-  add_op_case(suite, name, [=](Random& random) {
+  add_op_case(suite, name, dtype, [=](Random& random) {
     const Shape nchw{i.items, i.channels, i.height, i.width}, nhwc{i.items, i.height, i.width, i.channels};
     const Tensor x =
         to_nhwc ? random_tensor(random, nchw, DType::F32, Layout::Dense) : random_tensor(random, nhwc, dtype, layout);
@@ -92,7 +92,7 @@ void add_layout(Suite& suite, bool to_nhwc, const Image& i, DType dtype, Layout 
 }
 
 const Registration resampling([](Suite& suite) {
-  for (DType dtype : {DType::F32, DType::BF16})
+  for (DType dtype : kComputed)
     for (Layout layout : {Layout::Dense, Layout::Strided}) {
       for (int64_t channels : {1, 3, 7, 8, 15, 16, 17, 33, 64, 70}) {
         add_resample(suite, Resample::NearestUp2, {2, 3, 5, channels}, dtype, layout);

@@ -279,6 +279,10 @@ const Registration layers([](Suite& suite) {
     AttentionParams params;
     params.segments = {{tokens, tokens}};
     refused("attention: the gradient of inputs that share", [&] { ops::attention(constant({1, 3, 2}, 1), params); });
+    const Tensor half = Tensor::empty({1, 4}, DType::F16, kMetaCuda);
+    CHECK(ops::activation(half, Activation::Silu).dtype() == DType::F16);
+    tape.require(half);
+    refused("of a float16 tensor", [&] { ops::activation(half, Activation::Silu); });
     expect_error(ErrorCode::InvalidArgument, "depends on no parameter",
                  [&] { tape.backward(constant({1}, 1), constant({1}, 1)); });
     expect_error(ErrorCode::InvalidArgument, "dy must be like y",

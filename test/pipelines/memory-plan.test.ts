@@ -1,7 +1,7 @@
 // The plan against what the published sizes say, against what a run really takes, and the refusal before anything is loaded.
 import { expect, test } from 'vitest';
 import { componentConfig } from '../../bench/configs.js';
-import { addon } from '../../lib/addon.js';
+import { addon, type SampleDType } from '../../lib/addon.js';
 import { parseT5Config, parseUNetConfig } from '../../lib/models/config.js';
 import { T5Encoder } from '../../lib/models/t5-encoder.js';
 import { UNet } from '../../lib/models/unet.js';
@@ -56,11 +56,12 @@ test('the plan of a step is what its tensors take', async () => {
 });
 
 test('T5-XXL, IF-I-XL and IF-II-L sample on a GPU of 16 GB, says the plan', async () => {
-  const unet = async (name: string, size: number): Promise<CascadePlan[number]> => ({ component: name, ...await UNet.plan(parseUNetConfig(await componentConfig(name, 'unet'), name), 'bf16', 1, size, size, PROMPT_TOKENS, true, 'default', 'cuda:0') });
+  const unet = async (name: string, size: number, dtype: SampleDType = 'bf16'): Promise<CascadePlan[number]> => ({ component: name, ...await UNet.plan(parseUNetConfig(await componentConfig(name, 'unet'), name), dtype, 1, size, size, PROMPT_TOKENS, true, 'default', 'cuda:0') });
   const t5 = await T5Encoder.plan(parseT5Config(await componentConfig('T5-XXL', 'text_encoder'), 'T5-XXL'), 'bf16', false, 2, PROMPT_TOKENS, 'cuda:0');
   const plan = [{ component: 'text_encoder', ...t5 }, await unet('IF-I-XL', 64), await unet('IF-II-L', 256)];
   expect(() => checkPlan(plan, 'bf16', 'bf16', 16e9)).not.toThrow();
   // 4.305 billion parameters of 2 bytes; only the inputs of the first convolution are padded
   expect(plan[1]!.weightBytes / (2 * 4.3047e9)).toBeCloseTo(1, 2);
   await expectIFError('OUT_OF_MEMORY', () => checkPlan(plan, 'bf16', 'bf16', 8e9), /text_encoder needs/);
+  expect(await unet('IF-II-L', 256, 'f16')).toEqual(plan[2]);
 });
