@@ -3,6 +3,7 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/gemm/layout.h"
+#include "cuda/gemm/plain.cuh"
 #include "cuda/gemm/plan.h"
 #include "cuda/gemm/product.cuh"
 
@@ -44,17 +45,7 @@ __global__ void __launch_bounds__(kThreads, 4) product_kernel(Product<T> p) {
       s.b[lane][i] = k < steps && n < p.out ? weight_value(w[(int64_t(n) * p.taps + tap) * p.padded_in + channel]) : 0;
     }
     __syncthreads();
-#pragma unroll 8
-    for (int kk = 0; kk < kSteps; kk++) {
-      float a[kRows], b[kColumns];
-      *reinterpret_cast<float4*>(a) = *reinterpret_cast<const float4*>(&s.a[kk][row0]);
-      *reinterpret_cast<float4*>(a + 4) = *reinterpret_cast<const float4*>(&s.a[kk][row0 + 4]);
-      *reinterpret_cast<float4*>(b) = *reinterpret_cast<const float4*>(&s.b[kk][column0]);
-#pragma unroll
-      for (int i = 0; i < kRows; i++)
-#pragma unroll
-        for (int j = 0; j < kColumns; j++) acc[i][j] += a[i] * b[j];
-    }
+    add_step(acc, s.a, s.b, row0, column0);
     __syncthreads();
   }
 #pragma unroll

@@ -4,6 +4,7 @@
 
 #include "cuda/cuda_backend.h"
 #include "cuda/gemm/layout.h"
+#include "cuda/gemm/plain.cuh"
 #include "cuda/gemm/plan.h"
 #include "cuda/gemm/weight_gradient.cuh"
 
@@ -87,17 +88,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, 4) weight_gradien
     }
     if (tid < kSteps) s.places[turn ^ 1][tid] = place_of(p, range, q0 + kSteps + tid);
     __syncthreads();
-#pragma unroll 8
-    for (int k = 0; k < kSteps; k++) {
-      float a[kRows], b[kColumns];
-      *reinterpret_cast<float4*>(a) = *reinterpret_cast<const float4*>(&s.dy[k][row0]);
-      *reinterpret_cast<float4*>(a + 4) = *reinterpret_cast<const float4*>(&s.dy[k][row0 + 4]);
-      *reinterpret_cast<float4*>(b) = *reinterpret_cast<const float4*>(&s.x[k][column0]);
-#pragma unroll
-      for (int i = 0; i < kRows; i++)
-#pragma unroll
-        for (int j = 0; j < kColumns; j++) acc[i][j] += a[i] * b[j];
-    }
+    add_step(acc, s.dy, s.x, row0, column0);
     __syncthreads();
   }
 #pragma unroll
