@@ -1,20 +1,21 @@
-// Stage III of emojis, 1024 px, from random weights, on parts of 256 × 256 pixels (not good enough yet: docs/if-emoji.md); text by the encoder of `if-train configs/if_emoji_text.ts`.
+// Stage III of emojis, 1024 px, from the weights of stage II, which enlarges four times as well: whole pictures, one per step. The
+// folder that it starts from is models/if-emoji/stage3 with the UNet of `if-train configs/if_emoji_stage2_whole.ts` (docs/if-emoji.md).
 import { defineConfig } from 'deepfloyd-if';
 
 const groups = ['animals', 'food'] as const;
 
 export default defineConfig({
-  model: { folder: 'models/if-emoji-stage3', textFolder: 'runs/if_emoji_text', fromScratch: true },
+  model: { folder: 'runs/if_emoji_stage3_start', textFolder: 'models/if-emoji' },
   stage: 3,
-  size: 256,
-  data: { type: 'emoji', set: 'fluent', groups, cropFrom: 1024 },
-  validation: { data: { type: 'emoji', set: 'fluent', groups, split: 'validation', cropFrom: 1024 }, pictures: 13, every: 1000 },
-  objective: { prediction: 'v_prediction', variance: 'fixed', timesteps: { type: 'later', portion: 0.02, multiplier: 1_000_000 } },
-  optimizer: { lr: 5e-4 },
-  schedule: { type: 'cosine', warmup: 100 },
-  ema: { decay: 0.99 },
-  batchSize: 2,
-  steps: 2500,
+  size: 1024,
+  data: { type: 'emoji', set: 'fluent', groups },
+  validation: false, // its timesteps are spread over all; `npm run bench:emoji -- --upscale 3` measures the one that is drawn from
+  objective: { prediction: 'v_prediction', variance: 'fixed', timesteps: { type: 'earlier', portion: 0.999, multiplier: 0 } }, // t = 999 only
+  optimizer: { lr: 4e-4 },
+  schedule: { type: 'cosine', warmup: 20 },
+  ema: { decay: 0.98 },
+  batchSize: 1,
+  steps: 450,
   previews: false,
   precision: 'fast',
   saveDtype: 'f16',

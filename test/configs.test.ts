@@ -8,7 +8,7 @@ const files = readdirSync('configs');
 
 test('there are configurations', () => expect(files).toEqual([
   'deepfloyd_if_ii_l_dreambooth_lora_dog.ts', 'deepfloyd_if_l_pokemon_blip.ts', 'deepfloyd_if_xl_dreambooth_lora_dog.ts',
-  'if_emoji_noto.ts', 'if_emoji_stage1.ts', 'if_emoji_stage1_detail.ts', 'if_emoji_stage2.ts', 'if_emoji_stage3.ts', 'if_emoji_text.ts',
+  'if_emoji_noto.ts', 'if_emoji_stage1.ts', 'if_emoji_stage1_detail.ts', 'if_emoji_stage2.ts', 'if_emoji_stage2_whole.ts', 'if_emoji_stage3.ts', 'if_emoji_text.ts',
 ]));
 
 test.each(files)('%s', async (file) => {

@@ -33,6 +33,31 @@ test('three stages, several prompts with their own negatives', async () => {
   expect(half).toBe(3 * 64 * 64);
 });
 
+test('left out: the embedded cascade, 64, 256 and 1024 px of one picture', { timeout: 120_000 }, async () => {
+  const { stages } = await (await Cascade.load({ dtype: 'bf16', cacheDir })).generate({ prompt: 'a red apple', seed: 0 });
+  expect(stages.map((images) => images.shape)).toEqual([[1, 3, 64, 64], [1, 3, 256, 256], [1, 3, 1024, 1024]]);
+  const pixel = ({ data, shape: [, , height, width] }: Images, y: number, x: number): number[] =>
+    [0, 1, 2].map((c) => data[(c * height + Math.floor(y * height)) * width + Math.floor(x * width)]!);
+  for (const images of stages) {
+    const [red, green, blue] = pixel(images, 0.6, 0.5) as [number, number, number];
+    expect(red - Math.max(green, blue)).toBeGreaterThan(0.5);
+    for (const value of pixel(images, 0.02, 0.02)) expect(value).toBeGreaterThan(0.9); // on white
+  }
+  const difference = (a: Images, b: Images): number => {
+    const [height, width] = [a.shape[2], a.shape[3]];
+    let sum = 0;
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        const [one, other] = [pixel(a, (y + 0.5) / height, (x + 0.5) / width), pixel(b, (y + 0.5) / height, (x + 0.5) / width)];
+        for (let c = 0; c < 3; c++) sum += Math.abs(one[c]! - other[c]!) / (3 * height * width);
+      }
+    }
+    return sum;
+  };
+  expect(difference(stages[0]!, stages[1]!)).toBeLessThan(0.1);
+  expect(difference(stages[1]!, stages[2]!)).toBeLessThan(0.03);
+});
+
 test('not square: later stages keep the aspect', async () => {
   const cascade = await Cascade.load({ stage1: I, stage2: II, cacheDir });
   const { stages } = await cascade.generate({ prompt: 'a', seed: 1, timesteps: [1, 1], height: 16, width: 32 });
