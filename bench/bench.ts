@@ -3,11 +3,11 @@
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { addon, type DType, type Precision } from '../lib/addon.js';
+import { addon, type Precision, type SampleDType } from '../lib/addon.js';
 import { resolveDevice } from '../lib/device.js';
 import { IFError } from '../lib/errors.js';
 import { parseT5Config, parseUNetConfig, type T5Config, type UNetConfig } from '../lib/models/config.js';
-import { T5Encoder } from '../lib/models/t5-encoder.js';
+import { T5Encoder, textDType } from '../lib/models/t5-encoder.js';
 import { UNet } from '../lib/models/unet.js';
 import { Tensor } from '../lib/tensor.js';
 import { PROMPT_TOKENS } from '../lib/text/prompt-embeddings.js';
@@ -24,7 +24,7 @@ const USAGE = `usage: npm run bench -- KIND [options]
   gemm       --shape M,N,K                                 one linear layer
   conv       --shape BATCH,SIZE,IN,OUT                     one 3×3 convolution
   --exact | --fast   convolutions as direct sums, or in their fastest form (unet-step, train-step, conv)
-  --dtype f32|bf16 (bf16); t5 and gemm: int8, weights only, multiplied in bf16
+  --dtype f32|bf16 (bf16), on cuda also f16 but for t5 and train-step; t5 and gemm: int8, weights only, multiplied in bf16
   --device cpu|cuda|cuda:N (cpu)  --threads N (0 = all cores)  --runs N (5)  --json`;
 
 // wrong arguments and everything that the library refuses: one line, no stack
@@ -46,7 +46,7 @@ const { positionals, values } = parseArgs({
 });
 const kind = positionals[0];
 const int8Weights = values.dtype === 'int8' && (kind === 't5' || kind === 'gemm');
-const dtype = (int8Weights ? 'bf16' : values.dtype) as DType;
+const dtype = (int8Weights ? 'bf16' : values.dtype) as SampleDType;
 const batch = positive(values.batch, '--batch');
 const runs = positive(values.runs, '--runs');
 
@@ -62,7 +62,8 @@ function stop(message: string): never {
 const device = resolveDevice(values.device);
 if (values.exact && values.fast) stop('--exact and --fast: give one of them');
 const precision: Precision = values.exact ? 'exact' : values.fast ? 'fast' : 'default';
-if (dtype !== 'f32' && dtype !== 'bf16') stop(`--dtype: expected f32 or bf16, got "${dtype}"`);
+const half = dtype === 'f16' && kind !== 't5' && kind !== 'train-step' && values.device.startsWith('cuda');
+if (dtype !== 'f32' && dtype !== 'bf16' && !half) stop(`--dtype: expected f32 or bf16, or f16 of networks and products on cuda, got "${dtype}"`);
 if (positionals.length !== 1) stop(`expected one KIND, got ${positionals.length}`);
 if (!/^\d+$/.test(values.threads)) stop(`--threads: expected a whole number, got "${values.threads}"`);
 addon.setThreads(device, Number(values.threads));
@@ -126,8 +127,9 @@ async function t5(): Promise<Measurement> {
   const name = values.config ?? stop('--config is missing');
   const whole: T5Config = parseT5Config(await componentConfig(name, 'text_encoder'), name);
   const parsed = values.layers ? { ...whole, numLayers: positive(values.layers, '--layers') } : whole;
-  const plan = await T5Encoder.plan(parsed, dtype, int8Weights, batch, PROMPT_TOKENS, device);
-  const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype, int8Weights, device }), () => T5Encoder.random(parsed, { dtype, int8Weights, device }));
+  const type = textDType(dtype);
+  const plan = await T5Encoder.plan(parsed, type, int8Weights, batch, PROMPT_TOKENS, device);
+  const { model: encoder, facts } = await loaded(name, 'text_encoder', (files) => T5Encoder.load(parsed, files, { dtype: type, int8Weights, device }), () => T5Encoder.random(parsed, { dtype: type, int8Weights, device }));
   const ids = new Int32Array(batch * PROMPT_TOKENS).map((_, i) => (i * 7919) % parsed.vocabSize);
   const mask = new Int32Array(ids.length).fill(1);
   const times = await timed(async () => (await encoder.forward(ids, mask, batch)).dispose());

@@ -8,7 +8,7 @@ export default defineConfig({
   model: { folder: 'runs/if_emoji_stage2' },
   stage: 2,
   data: { type: 'emoji', set: 'fluent', groups },
-  validation: false, // its timesteps are spread over all; `npm run bench:emoji -- --upscale 2` measures the one that is drawn from
+  validation: false, // its timesteps are spread over all; `npm run bench:emoji -- --upscale 2 --pictures 11` measures the one that is drawn from
   objective: { prediction: 'v_prediction', variance: 'fixed', timesteps: { type: 'earlier', portion: 0.999, multiplier: 0 } }, // t = 999 only
   optimizer: { lr: 5e-4 },
   schedule: { type: 'cosine', warmup: 50 },

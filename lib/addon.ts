@@ -21,7 +21,7 @@ export type CancelToken = Handle<'CancelToken'>;
 export type DType = 'f32' | 'bf16';
 /** Of networks that draw: on a GPU also float16, which is a storage format on the CPU. */
 export type SampleDType = DType | 'f16';
-/** Of the text encoder: weights and arithmetic, or `int8`: int8 weights, with the arithmetic of the networks that it serves. */
+/** Of the text encoder: weights and arithmetic, or `int8`: int8 weights, with the arithmetic of the networks that it serves (bf16 beside f16). */
 export type T5DType = DType | 'int8';
 /**
  * Of the convolutions. `exact`: direct sums. `default`: Winograd's forms with float32 arithmetic where they are faster;

@@ -33,7 +33,7 @@ export interface CascadeOptions {
   variant?: 'fp16' | 'bf16';
   /** Arithmetic; f16 on a GPU only. Left out: on the CPU f32 where the memory plan allows it, else bf16. */
   dtype?: SampleDType;
-  /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`, and bf16 for f16, which T5 overflows. */
+  /** Of the text encoder; `int8`: int8 weights, half the memory of bf16, with arithmetic in `dtype`. Left out: `dtype`. Beside f16, which T5 overflows, bf16 takes its place. */
   t5Dtype?: T5DType;
   /** Of the convolutions. Default: `default`. */
   precision?: Precision;

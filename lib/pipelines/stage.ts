@@ -162,7 +162,8 @@ export class Stage {
     try {
       const result = await denoise(unet, { ...input, scheduler: this.scheduler, noiser: this.noiser });
       if (!result) {
-        throw new IFError('WEIGHTS', `${component}: the result is not finite (NaN or infinity); the weights of ${this.folder.dir} are damaged, or do not belong to its configuration`);
+        const cause = input.dtype === 'f16' ? 'float16 may have overflowed: use bf16; or ' : '';
+        throw new IFError('WEIGHTS', `${component}: the result is not finite (NaN or infinity); ${cause}the weights of ${this.folder.dir} are damaged, or do not belong to its configuration`);
       }
       return result;
     } finally {

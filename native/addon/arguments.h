@@ -44,10 +44,10 @@ inline Device read_planned_device(const Napi::Value& v, const char* parameter) {
 }
 inline DType read_dtype(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);
-  if (s == "f32") return DType::F32;
-  if (s == "bf16") return DType::BF16;
-  if (s == "f16") return DType::F16;
-  fail(ErrorCode::InvalidArgument, "%s: expected f32, bf16 or f16, got \"%s\"", parameter, s.c_str());
+  const std::optional<DType> t = dtype_named(s);
+  DF_CHECK(t == DType::F32 || t == DType::BF16 || t == DType::F16, "%s: expected f32, bf16 or f16, got \"%s\"", parameter,
+           s.c_str());
+  return *t;
 }
 inline Precision read_precision(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);

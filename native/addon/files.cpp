@@ -12,8 +12,7 @@ CancelFlag read_flag(const Napi::Value& v) { return unwrap_optional<std::atomic<
 
 DType read_file_dtype(const Napi::Value& v, const char* parameter) {
   const std::string s = read_string(v, parameter);
-  for (const DType t : {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64, DType::U8})
-    if (s == dtype_name(t)) return t;
+  if (const std::optional<DType> t = dtype_named(s)) return *t;
   fail(ErrorCode::Unsupported, "%s: %s cannot be written (f32, bf16, f16, i32, i64, u8 can)", parameter, s.c_str());
 }
 
@@ -52,6 +51,7 @@ Napi::Value safetensors_save(const Napi::CallbackInfo& info) {
   for (uint32_t i = 0; i < names.size(); i++)
     tensors.push_back(unwrap_tensor(info[2].As<Napi::Array>().Get(i), "safetensorsSave: tensors"));
   const DType dtype = read_dtype(info[3], "safetensorsSave: dtype");
+  DF_CHECK(dtype != DType::F16, "safetensorsSave: dtype: expected f32 or bf16, got f16");
   const Metadata metadata = read_metadata(info[4], "safetensorsSave: metadata");
   return run_command(info.Env(), kCpu, read_flag(info[5]), [=]() -> Deliver {
     std::vector<NamedTensor> entries;

@@ -1,7 +1,6 @@
 #include "autograd/tape.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/error.h"
 #include "core/execution.h"
@@ -31,14 +30,10 @@ Placement place(const Tensor& view, int64_t stride) {
 void zero_columns(const std::shared_ptr<Storage>& storage, DType dtype, int64_t rows, int64_t stride, int64_t begin,
                   int64_t end) {
   if (storage->device.type == DeviceType::Meta || begin == end) return;
-  if (storage->device.type != DeviceType::Cpu) fail(ErrorCode::NotBuilt, "tape: this build has no CUDA kernels");
-  const size_t size = dtype_size(dtype);
-  char* first = static_cast<char*>(storage->data) + size_t(begin) * size;
-  if (end - begin == stride) {
-    std::memset(first, 0, size_t(rows * stride) * size);
-    return;
-  }
-  for (int64_t r = 0; r < rows; r++) std::memset(first + size_t(r * stride) * size, 0, size_t(end - begin) * size);
+  const Tensor all = Tensor::from_storage(storage, 0, {rows, stride}, dtype);
+  if (end - begin == stride) return set_zero(all);
+  Tensor columns = all.slice_last(begin, end - begin);
+  backend_for(storage->device).copy(columns, Tensor::zeros(columns.shape(), dtype, storage->device));
 }
 
 // All of its storage, in order.
@@ -80,6 +75,7 @@ bool Tape::needs(const Tensor& t) const {
 }
 
 void Tape::record(const Tensor& y, Backward backward) {
+  if (y.dtype() == DType::F16) fail(ErrorCode::Unsupported, "a gradient is wanted of a float16 tensor: float16 is for inference");
   slots_[y.storage()->id].producers++;
   entries_.push_back({TensorRef(y), std::move(backward)});
 }

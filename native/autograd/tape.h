@@ -47,7 +47,7 @@ class Tape {
   static void note_needed();
   /// `t` is a watched parameter or depends on one.
   bool needs(const Tensor& t) const;
-  /// Notes that y came from an op; `backward` computes the gradients of what it read.
+  /// Notes that y came from an op; `backward` computes the gradients of what it read. Throws UNSUPPORTED when y is float16.
   void record(const Tensor& y, Backward backward);
 
   // ---- for the backward functions

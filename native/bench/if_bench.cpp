@@ -95,16 +95,13 @@ void print_devices() {
               devices.c_str(), json_quote(refusal).c_str());
 }
 
-DType dtype_of(const std::string& name) {
-  for (const DType t : {DType::F32, DType::BF16, DType::F16})
-    if (name == dtype_name(t)) return t;
-  fail(ErrorCode::InvalidArgument, "--dtype: expected f32, bf16 or f16, got \"%s\"", name.c_str());
-}
-
 void measure(const std::string& kind, const Options& o) {
   if (kind == "device") return print_devices();
   const Device device = Device::parse(text(o, "device"));
-  const DType dtype = dtype_of(text(o, "dtype"));
+  const std::optional<DType> given = dtype_named(text(o, "dtype"));
+  DF_CHECK(given == DType::F32 || given == DType::BF16 || given == DType::F16,
+           "--dtype: expected f32, bf16 or f16, got \"%s\"", text(o, "dtype").c_str());
+  const DType dtype = *given;
   const int64_t runs = number(o, "runs"), batch = number(o, "batch");
   DF_CHECK(runs > 0 && batch > 0, "--runs and --batch: expected at least 1");
   ThreadPool pool(available_cores());

@@ -16,6 +16,12 @@ const char* dtype_name(DType t) {
   return "?";
 }
 
+std::optional<DType> dtype_named(std::string_view name) {
+  for (const DType t : {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64, DType::U8})
+    if (name == dtype_name(t)) return t;
+  return std::nullopt;
+}
+
 float to_float(Float16 v) {
   const uint32_t sign = uint32_t(v.bits & 0x8000) << 16;
   const uint32_t exponent = (v.bits >> 10) & 31, mantissa = v.bits & 1023;

@@ -2,6 +2,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <string_view>
 
 namespace df {
 
@@ -12,6 +14,8 @@ constexpr size_t dtype_size(DType t) {
 }
 /// "f32", "bf16", "f16", "i32", "i64", "u8".
 const char* dtype_name(DType t);
+/// The dtype of such a name, if it is one.
+std::optional<DType> dtype_named(std::string_view name);
 
 /// Raw bits of a bfloat16 or float16; arithmetic is done in float.
 struct BFloat16 { uint16_t bits; };

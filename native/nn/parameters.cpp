@@ -68,8 +68,9 @@ Tensor in_parts(const Parameter& p, const Tensor& plain) {
 Tensor part_in_file_layout(const Parameter& p, const Tensor& parts, int64_t i) {
   const Tensor part = parts.slice_first(i, 1);
   if (!is_permuted(p.shape)) return part.reshape(p.shape);
+  const Tensor exact = part.dtype() == DType::F16 ? ops::copy(part, DType::F32) : part;  // CPUs do not compute in float16
   const Tensor permuted =
-      ops::nhwc_to_nchw(part.reshape(engine_shape(taps_in_a_row(p.shape)))).reshape(p.shape);  // float32
+      ops::nhwc_to_nchw(exact.reshape(engine_shape(taps_in_a_row(p.shape)))).reshape(p.shape);  // float32
   return p.dtype == DType::F32 ? permuted : ops::copy(permuted, p.dtype);
 }
 

@@ -52,7 +52,8 @@ struct WeightOptions {
 
 class ParameterStore {
  public:
-  /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16; f16 where the device computes in it and nothing is trained).
+  /// `model` begins every message: "unet", "t5 encoder". Weights are packed for products in `dtype` (f32 or bf16; f16 where the
+  /// device computes in it and nothing is trained).
   ParameterStore(std::string model, DType dtype, Device device, WeightOptions options = {});
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;

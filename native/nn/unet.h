@@ -11,7 +11,8 @@ namespace df {
 
 class UNet : public Module {
  public:
-  /// `dtype`: of the products and activations: f32 or bf16, on a GPU f16 as well. Weights come with `load`. `precision`: of the convolutions.
+  /// `dtype`: of the products and activations: f32 or bf16, on a GPU f16 as well. Weights come with `load`. `precision`: of
+  /// the convolutions.
   UNet(const UNetConfig& config, DType dtype, Device device, Precision precision = Precision::Default)
       : UNet(config, dtype, device, WeightOptions{.precision = precision}) {}
   UNet(const UNetConfig& config, DType dtype, Device device, const WeightOptions& options);

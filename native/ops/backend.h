@@ -1,6 +1,7 @@
 // The contract between the ops and the code that computes them. One object per backend: `reference` (scalar, double
-// accumulation; the oracle), `cpu` (per instruction set), `meta` (shapes only), later `cuda`. Arguments are checked by
-// ops/*.cpp before a backend is called: shapes agree, dtypes are those that the backend computes in unless said, all on one device.
+// accumulation; the oracle), `cpu` (per instruction set), `meta` (shapes only), `cuda`. Arguments are checked by
+// ops/*.cpp before a backend is called: shapes agree, dtypes are those that the backend computes in unless said, all on one
+// device.
 // Outputs come first and are already allocated. Every image or token tensor may have any row stride.
 #pragma once
 #include <vector>

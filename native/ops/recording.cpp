@@ -29,10 +29,6 @@ Tape* recorder(std::initializer_list<const Tensor*> inputs) {
   Tape* either = tape ? tape : Tape::observer();
   if (!either) return nullptr;
   const bool wanted = std::any_of(inputs.begin(), inputs.end(), [&](const Tensor* t) { return either->needs(*t); });
-  if (wanted)
-    for (const Tensor* t : inputs)
-      if (t->defined() && t->dtype() == DType::F16)
-        fail(ErrorCode::Unsupported, "a gradient is wanted of a float16 tensor: float16 is for inference");
   if (wanted && !tape) Tape::note_needed();
   return wanted ? tape : nullptr;
 }

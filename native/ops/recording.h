@@ -10,7 +10,6 @@
 namespace df::ops {
 
 /// The tape that records on this thread when it wants a gradient of one of `inputs` (undefined ones are ignored), or null.
-/// Throws UNSUPPORTED when one of them is float16.
 Tape* recorder(std::initializer_list<const Tensor*> inputs);
 
 /// Throws UNSUPPORTED when the gradient of an op that has no backward is wanted.

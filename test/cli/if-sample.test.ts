@@ -247,10 +247,10 @@ describe('what it refuses', () => {
 });
 
 test('Ctrl-C stops within a second and leaves nothing half-written', async () => {
-  const child = spawn(process.execPath, [CLI, 'x', '--num-images', '64', '--steps', '1000', '--out', 'never.png'], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, IF_CACHE_DIR: path.join(dir, 'cache') } });
+  const child = spawn(process.execPath, [CLI, 'x', '--stage1', path.resolve('models/if-emoji'), '--num-images', '64', '--steps', '1000', '--out', 'never.png'], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, IF_CACHE_DIR: path.join(dir, 'cache') } });
   let stderr = '';
   child.stderr.on('data', (data: Buffer) => (stderr += data.toString()));
-  while (!/stage1: loading/.test(stderr)) await new Promise((resolve) => setTimeout(resolve, 50));
+  while (child.exitCode === null && !/stage1: loading/.test(stderr)) await new Promise((resolve) => setTimeout(resolve, 50));
   await new Promise((resolve) => setTimeout(resolve, 500));
   const started = performance.now();
   child.kill('SIGINT');

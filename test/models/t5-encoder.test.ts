@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { parseT5Config } from '../../lib/models/config.js';
-import { t5Arithmetic, T5Encoder } from '../../lib/models/t5-encoder.js';
+import { t5Arithmetic, T5Encoder, textDType } from '../../lib/models/t5-encoder.js';
 import { Cascade } from '../../lib/pipelines/cascade.js';
 import { componentConfig } from '../../bench/configs.js';
 import { expectIFError } from '../support/expect-error.js';
@@ -9,6 +9,9 @@ test('int8 is a matter of weights: the arithmetic is that of the networks', () =
   expect(t5Arithmetic('int8', 'bf16')).toEqual({ dtype: 'bf16', int8Weights: true });
   expect(t5Arithmetic('int8', 'f32')).toEqual({ dtype: 'f32', int8Weights: true });
   expect(t5Arithmetic('f32', 'bf16')).toEqual({ dtype: 'f32', int8Weights: false });
+  // float16 is for the networks that draw
+  expect(t5Arithmetic('int8', 'f16')).toEqual({ dtype: 'bf16', int8Weights: true });
+  expect((['f32', 'bf16', 'f16'] as const).map(textDType)).toEqual(['f32', 'bf16', 'bf16']);
 });
 
 test('the plan of T5-XXL: one byte per weight, a scale per output; embedding, norms and bias stay', async () => {

@@ -5,10 +5,12 @@
 
 #include "compare.h"
 #include "core/execution.h"
+#include "device_case.h"
 #include "golden.h"
 #include "harness.h"
 #include "nn/t5_encoder.h"
 #include "nn/unet.h"
+#include "op_case.h"
 #include "ops/ops.h"
 
 namespace df::test {
@@ -67,6 +69,13 @@ const Registration round_trip([](Suite& suite) {
       check_round_trip(encoder, source);
     });
   }
+
+  for (const DType dtype : kComputed)
+    add_device_case(suite, format("unet state dict round trip on a device %s", dtype_name(dtype)), [dtype] {
+      UNet unet(config(), dtype, kCuda);
+      SafetensorsSource source = file();
+      check_round_trip(unet, source);
+    });
 
   suite.add("t5 embedding under either name or both", [] {
     SafetensorsSource source({golden_path("tiny-if-I/text_encoder/model.safetensors")});

@@ -4,6 +4,7 @@
 
 #include "autograd/tape.h"
 #include "core/execution.h"
+#include "device_case.h"
 #include "harness.h"
 #include "ops/ops.h"
 #include "tensors.h"
@@ -92,6 +93,28 @@ const Registration routing([](Suite& suite) {
                             return ops::axpby(5, first, 1, times(2, tokens).reshape({2, 6}).slice_last(2, 2));
                           }),
                  {5, 5, 2, 2, 0, 0, 5, 5, 2, 2, 0, 0});
+  });
+
+  add_device_case(suite, "tape slices and gaps on a device", [] {
+    const Tensor x = on(iota({3, 4}), kCuda);
+    for (int64_t begin = 0; begin < 3; begin++) {
+      Tape tape;
+      tape.require(x);
+      Tensor y;
+      {
+        RecordScope scope(&tape);
+        const Tensor columns = x.slice_last(begin, 2);
+        y = ops::axpby(2, columns, 3, columns);
+      }
+      tape.backward(y, on(constant({3, 2}, 1), kCuda));
+      std::vector<double> want(12, 0);
+      for (size_t row = 0; row < 3; row++)
+        for (size_t i = 0; i < 2; i++) want[4 * row + size_t(begin) + i] = 5;
+      check_values(on(tape.gradient_of(x), kCpu), want);
+    }
+    Tape unread;
+    unread.require(x);
+    check_values(on(unread.gradient_of(x), kCpu), std::vector<double>(12, 0));
   });
 
   suite.add("tape concatenation by views", [] {

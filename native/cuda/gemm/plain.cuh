@@ -8,7 +8,7 @@ namespace df::IF_CUDA_NAMESPACE {
 template <int Steps, int Width, int Rows, int Columns>
 GPU_FN void add_step(float (&acc)[Rows][Columns], const float (&a)[Steps][Width], const float (&b)[Steps][Width], int row0,
                      int column0) {
-  static_assert(Rows % 4 == 0 && Columns == 4);
+  static_assert(Rows % 4 == 0 && Columns == 4 && Width % 4 == 0);
 #pragma unroll 8
   for (int k = 0; k < Steps; k++) {
     float left[Rows], right[Columns];
