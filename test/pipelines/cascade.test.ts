@@ -54,6 +54,7 @@ test('left out: the embedded cascade, 64, 256 and 1024 px of one picture', { tim
     }
     return sum;
   };
+  // 0.029 and 0.008; a tomato of the same seed differs by 0.25 and 0.24
   expect(difference(stages[0]!, stages[1]!)).toBeLessThan(0.1);
   expect(difference(stages[1]!, stages[2]!)).toBeLessThan(0.03);
 });
